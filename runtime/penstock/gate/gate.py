@@ -86,9 +86,9 @@ class Gate:
             raise unavailable()
         sent, missing, rejected, in_header = self._sent(head, access)
         if missing:
-            raise self._missing(missing, access)
+            raise _missing(missing, access)
         if rejected is not None:
-            raise self._invalid(*rejected, access)
+            raise _invalid(*rejected, access)
         if not in_header and head.authorization is not None:
             raise self._unsupported(access)
         if self._guessable and any(authenticator.guessable for authenticator, _ in sent):
@@ -140,7 +140,7 @@ class Gate:
             try:
                 proven = authenticator.verify(credential, access, caller, now)
             except CredentialRejected as error:
-                raise self._invalid(authenticator, error, access) from error
+                raise _invalid(authenticator, error, access) from error
             except Refusal:
                 raise
             except BaseException as error:  # noqa: BLE001  plugin code may raise anything
@@ -190,7 +190,7 @@ class Gate:
                 try:
                     proven = authenticator.verify_body(credential, raw, head, access, caller, now)
                 except CredentialRejected as error:
-                    raise self._invalid(authenticator, error, access) from error
+                    raise _invalid(authenticator, error, access) from error
                 except DatabaseUnavailable as error:
                     raise unavailable() from error
                 except Refusal:
@@ -216,7 +216,7 @@ class Gate:
             try:
                 once = authenticator.once(credential, raw, head)
             except CredentialRejected as error:
-                raise self._invalid(authenticator, error, access) from error
+                raise _invalid(authenticator, error, access) from error
             except Refusal:
                 raise
             except BaseException as error:  # noqa: BLE001  plugin code may raise anything
@@ -234,7 +234,7 @@ class Gate:
             except DatabaseUnavailable as error:
                 raise unavailable() from error
             if not first:
-                raise self._invalid(authenticator, CredentialRejected("it came before"), access)
+                raise _invalid(authenticator, CredentialRejected("it came before"), access)
 
     def _authorize(self, caller: Caller, access: Snapshot) -> None:
         if caller.consumer_id is not None:
@@ -279,30 +279,30 @@ class Gate:
             headers=headers,
         )
 
-    @staticmethod
-    def _missing(missing: list[RegisteredAuthenticator], access: Snapshot) -> Refusal:
-        realm = f'realm="{access.environment.name}"'
-        nouns = " and ".join(
-            ("an " if item.noun[0] in "AEIOaeio" else "a ") + item.noun for item in missing
-        )
-        headers = [("WWW-Authenticate", f"{item.challenge} {realm}") for item in missing]
-        return Refusal(401, "credentials-missing", f"This call needs {nouns}.", headers=headers)
 
-    @staticmethod
-    def _invalid(
-        authenticator: RegisteredAuthenticator, error: CredentialRejected, access: Snapshot
-    ) -> Refusal:
-        challenge = f'{authenticator.challenge} realm="{access.environment.name}"'
-        if authenticator.challenge == "Bearer":
-            challenge += ', error="invalid_token"'
-        refusal = Refusal(
-            401,
-            authenticator.refusal,
-            f"The {authenticator.noun} is not valid here.",
-            headers=[("WWW-Authenticate", challenge)],
-        )
-        refusal.__cause__ = error
-        return refusal
+def _missing(missing: list[RegisteredAuthenticator], access: Snapshot) -> Refusal:
+    realm = f'realm="{access.environment.name}"'
+    nouns = " and ".join(
+        ("an " if item.noun[0] in "AEIOaeio" else "a ") + item.noun for item in missing
+    )
+    headers = [("WWW-Authenticate", f"{item.challenge} {realm}") for item in missing]
+    return Refusal(401, "credentials-missing", f"This call needs {nouns}.", headers=headers)
+
+
+def _invalid(
+    authenticator: RegisteredAuthenticator, error: CredentialRejected, access: Snapshot
+) -> Refusal:
+    challenge = f'{authenticator.challenge} realm="{access.environment.name}"'
+    if authenticator.challenge == "Bearer":
+        challenge += ', error="invalid_token"'
+    refusal = Refusal(
+        401,
+        authenticator.refusal,
+        f"The {authenticator.noun} is not valid here.",
+        headers=[("WWW-Authenticate", challenge)],
+    )
+    refusal.__cause__ = error
+    return refusal
 
 
 def _wrong(authenticator: RegisteredAuthenticator, method: str, what: str) -> PluginFault:
