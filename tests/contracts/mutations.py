@@ -137,7 +137,7 @@ MUTATIONS = (
     mutation("the gate is not asked", DISPATCHER, ADMIT, "caller = Caller()", GATE_TESTS, "gated"),
     mutation("internal pipelines are found outside", DISPATCHER, "if (item.pipeline.trigger.internal if internal else item.pipeline.trigger.external)", "if item", "tests/unit/http/test_listeners.py"),
     mutation("a stale view of access answers calls", ADMISSION, " or not view.fresh():", ":", GATE_TESTS, "too_old"),
-    mutation("a closed gate opens", GATE, '"""Accept no call."""\n        raise unavailable()', '"""Accept no call."""\n        return ANONYMOUS', "tests/unit/access/test_variables.py", "not_set_refuses"),
+    mutation("a closed gate opens", GATE, '"""Accept no call."""\n        raise unavailable()', '"""Accept no call."""\n        return ANONYMOUS', "tests/unit/access/test_variables.py", "unset_variable_is_blocked"),
     mutation("a gate that ended is still used", GATE, "if now >= self._until:", "if False:", GATE_TESTS, "kept_for"),
     mutation("a body is read before the gate", ADMISSION, "head = RequestHead(environ", "body.read()\n        head = RequestHead(environ", GATE_TESTS, "nothing_of"),
     # What a gate asks.
@@ -146,7 +146,7 @@ MUTATIONS = (
     mutation("what is sent without being asked for is not checked", GATE_COMPILER, "if item.name in requires or not item.only_where_asked", "if item.name in requires", GATE_TESTS, "asked_for"),
     mutation("the toggles ask for nothing", COMPLIANCE, "closure(verdict.requires | trigger.toggles)", "closure(verdict.requires)", GATE_TESTS, "gated"),
     mutation("what a policy requires beyond the toggles is not added", VERDICTS, "requires |= verdict.requires", "requires |= frozenset[str]()", GATE_TESTS, "requires"),
-    mutation("an unmet need does not refuse", COMPLIANCE, "verdict.violations + lacking + unmet,", "verdict.violations + lacking,", "tests/unit/access/test_variables.py", "not_set_refuses"),
+    mutation("an unmet need does not refuse", COMPLIANCE, "verdict.violations + lacking + unmet,", "verdict.violations + lacking,", "tests/unit/access/test_variables.py", "unset_variable_is_blocked"),
     mutation("a disabled pipeline is served", COMPLIANCE, "if not access.pipeline(pipeline.id).enabled:", "if False:", "tests/unit/plugins/test_loading.py", "disabled_pipeline"),
     mutation("a missing authenticator asks for nothing", GATE_COMPILER, "for name in sorted(names - self._authenticators.keys())", "for name in ()", "tests/unit/plugins/test_loading.py", "product_plugins"),
     mutation("a login flow exempts itself", POLICY, "if trigger.login and candidate.designated:", "if trigger.login:", "plugins/penstock_access_policy"),
