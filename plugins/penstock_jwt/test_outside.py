@@ -1013,7 +1013,7 @@ class TestFetching:
         assert has_key(sets, trusted, "r2")
         assert provider.asked == ["/jwks"] * 2
 
-    def test_while_it_is_away_its_keys_go_on_for_a_day(
+    def test_while_it_is_away_its_keys_continue_for_a_day(
         self, provider: Provider, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         sets, trusted = (
