@@ -1,4 +1,4 @@
-"""Who may call what.
+"""Access data: consumers, keys, tokens, policy versions, and the snapshot that gates read.
 
-Consumers, keys, tokens, policy versions, and the snapshot of all a gate asks.
+Every change is one transaction with one revision and one audit event.
 """

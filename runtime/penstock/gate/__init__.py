@@ -1,1 +1,1 @@
-"""Compile what a pipeline's calls must present, and let one call through or say why not."""
+"""Evaluate pipelines against policies, and accept or reject one call; every doubt closes a gate."""
