@@ -325,3 +325,27 @@ def test_entered_text_never_becomes_markup(console_app: Make) -> None:
 
     assert all("<script>window" not in text and "<img" not in text for text in pages)
     assert all("&lt;script&gt;window" in text for text in pages[:-2])
+
+
+@pytest.mark.parametrize("action", ["disable", "enable", "rotate", "revoke"])
+def test_the_page_of_a_consumer_changes_no_key_of_another(console_app: Make, action: str) -> None:
+    console = console_app()
+    consumers.create_consumer(console.place.engine, "tester", "acme")
+    consumers.create_consumer(console.place.engine, "tester", "other")
+    key = console.place.key("acme")
+
+    response = console.client("oli").post(f"/consumers/other/keys/{key.id}/{action}", grace="1h")
+
+    assert response.status_code == 404
+    assert [(listed.state, listed.id) for listed in api_keys.list_keys(console.place.engine)] == [
+        ("usable", key.id)
+    ]
+
+
+def test_a_key_without_an_environment_is_a_fault_beside_its_field(console_app: Make) -> None:
+    console = console_app()
+    consumers.create_consumer(console.place.engine, "tester", "acme")
+
+    response = console.client("oli").post("/consumers/acme/keys", expires="90d")
+
+    assert (response.status_code, "Choose a value." in response.text) == (422, True)

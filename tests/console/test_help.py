@@ -91,6 +91,12 @@ def test_unknown_page_is_a_404_in_the_frame(reader: httpx.Client, path: str) -> 
     assert reader.get(f"/-/help/{path.replace('/', '%2F')}").status_code == 404
 
 
+def test_a_slash_at_the_end_leads_to_the_list_of_pages(reader: httpx.Client) -> None:
+    response = reader.get("/-/help/")
+
+    assert (response.status_code, response.headers["Location"]) == (301, "/-/help")
+
+
 def test_search_lists_sections_and_shows_the_query_as_text(reader: httpx.Client) -> None:
     hits = reader.get("/-/help", params={"q": "pgbouncer"})
     none = reader.get("/-/help", params={"q": "<script>alert(1)</script>"})

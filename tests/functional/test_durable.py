@@ -615,19 +615,19 @@ def test_the_end_of_a_run_is_sent_signed_and_again_where_it_was_not_accepted(
     run = answered.headers["X-Run-Id"]
     for headers, body in hook.received:
         event = json.loads(body)
-        run = event["data"]
-        assert (event["type"], event["timestamp"]) == ("run.succeeded", run["ended_at"])
-        assert (run["id"], run["status"], run["result"]) == (
+        document = event["data"]
+        assert (event["type"], event["timestamp"]) == ("run.succeeded", document["ended_at"])
+        assert (document["id"], document["status"], document["result"]) == (
             run,
             "succeeded",
             ["first", "second", "third"],
         )
         assert (
-            run["url"]
+            document["url"]
             == answered.headers["Location"]
             == f"https://api.example.com/x/v1/jobs/runs/{run}"
         )
-        assert run["accepted_at"] <= run["started_at"] <= run["ended_at"]
+        assert document["accepted_at"] <= document["started_at"] <= document["ended_at"]
         signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
         assert (
             headers["webhook-signature"]

@@ -141,7 +141,7 @@ def test_check_and_listings_know_both(ready: Place) -> None:
 
     assert checked.returncode == 1
     assert (
-        "blocked: v1/bare (internal): the internal policy 'api-key' of environment 'test' asks for"
+        "blocked: v1/bare (internal): the internal policy 'api-key' of environment 'test' requires"
         " api_key=True, which is off; set api_key=True" in checked.stdout
     )
     assert "blocked: v1/half: the policy 'jwt-api-key'" in checked.stdout

@@ -137,7 +137,7 @@ def test_migrations_want_the_server_itself(direct: Place, pooled: Place) -> None
     past = pooled.run("db", "upgrade", PENSTOCK_DATABASE_DIRECT_URL=direct.url)
 
     assert (through.returncode, "upgraded" in through.stdout) == (3, False)
-    assert "set PENSTOCK_DATABASE_DIRECT_URL to the server itself" in through.stderr
+    assert "set PENSTOCK_DATABASE_DIRECT_URL to the URL of the server" in through.stderr
     assert past.returncode == 0, past.stderr
 
 

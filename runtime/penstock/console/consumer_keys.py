@@ -11,6 +11,7 @@ from penstock.console.consumers import NewKeyForm, show_consumer
 from penstock.console.context import console_context
 from penstock.console.pages import page, user
 from penstock.console.responses import done, render
+from penstock.errors import UnknownName
 
 
 @page("/consumers/<name>/keys", needs=Role.OPERATOR, method="POST")
@@ -34,6 +35,13 @@ def consumers_key_create(name: str) -> Response:
     return show_consumer(name, form)
 
 
+def _require_key_of(consumer: str, key_id: str) -> None:
+    """Raise UnknownName where a consumer has no such key: its page changes its own keys alone."""
+    keys = api_keys.list_keys(console_context().engine, consumer=consumer)
+    if key_id not in {key.id for key in keys}:
+        raise UnknownName("key", key_id, fix=f"the page of {consumer} lists its keys")
+
+
 def _show_key(key: api_keys.NewKey, note: str = "") -> Response:
     header = console_context().settings.api_key_headers[0]
     return Response(render("consumer_key.html", key=key, header=header, note=note))
@@ -43,6 +51,7 @@ def _show_key(key: api_keys.NewKey, note: str = "") -> Response:
 def consumers_key_rotate(name: str, key_id: str) -> Response:
     """Create the successor of a key, and show it once."""
     form = NewKeyForm()
+    _require_key_of(name, key_id)
     with form.faults_at(f"rotate-{key_id}"):
         grace = read_duration(request.form.get("grace", ""))
         key, expires = api_keys.rotate_key(console_context().engine, user().name, key_id, grace)
@@ -53,6 +62,7 @@ def consumers_key_rotate(name: str, key_id: str) -> Response:
 @page("/consumers/<name>/keys/<key_id>/revoke", needs=Role.OPERATOR, method="POST")
 def consumers_key_revoke(name: str, key_id: str) -> Response:
     """Revoke a key, which can't be undone."""
+    _require_key_of(name, key_id)
     api_keys.revoke_key(console_context().engine, user().name, key_id)
     return done(f"Key {key_id} revoked.", "consumers_one", name=name)
 
@@ -60,6 +70,7 @@ def consumers_key_revoke(name: str, key_id: str) -> Response:
 @page("/consumers/<name>/keys/<key_id>/disable", needs=Role.OPERATOR, method="POST")
 def consumers_key_disable(name: str, key_id: str) -> Response:
     """Disable a key."""
+    _require_key_of(name, key_id)
     api_keys.set_key_enabled(console_context().engine, user().name, key_id, enabled=False)
     return done(f"Key {key_id} disabled.", "consumers_one", name=name)
 
@@ -67,5 +78,6 @@ def consumers_key_disable(name: str, key_id: str) -> Response:
 @page("/consumers/<name>/keys/<key_id>/enable", needs=Role.OPERATOR, method="POST")
 def consumers_key_enable(name: str, key_id: str) -> Response:
     """Enable a key."""
+    _require_key_of(name, key_id)
     api_keys.set_key_enabled(console_context().engine, user().name, key_id, enabled=True)
     return done(f"Key {key_id} enabled.", "consumers_one", name=name)

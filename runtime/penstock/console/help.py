@@ -71,6 +71,11 @@ def help_index() -> str:
     return _page(all_pages()[INDEX])
 
 
+def help_root() -> Response:
+    """Redirect to the list of pages."""
+    return Response(status=301, headers={"Location": url_for("console.help_index")})
+
+
 def help_page(topic: str) -> str | Response:
     """Show a page, or a file of the examples."""
     if topic in _examples():
@@ -83,6 +88,7 @@ def help_page(topic: str) -> str | Response:
 
 
 _serve("", help_index)
+_serve("/", help_root)
 _serve("/<path:topic>", help_page)
 
 

@@ -1,7 +1,7 @@
 """Find, list and search the pages of `docs/`.
 
 The pages ship in the wheel, so a user reads the pages of the version that runs. A page is named by
-its path without suffix, such as `how-to/backup-and-restore`.
+its path without suffix, such as `how-to/back-up-and-restore`.
 """
 
 from __future__ import annotations
@@ -81,14 +81,15 @@ def all_pages() -> dict[str, Page]:
 def find_page(topic: str) -> Page:
     """Return the page of a topic: its name, or the last part of its name.
 
-    Raises UnknownName, which suggests the nearest names.
+    Of several pages with that last part, the first one of the index is returned. Raises
+    UnknownName, which suggests the nearest names.
     """
     pages = all_pages()
     name = topic.strip("/").removesuffix(".md") or INDEX
     if name in pages:
         return pages[name]
     matches = [page for path, page in pages.items() if path.rpartition("/")[2] == name]
-    if len(matches) == 1:
+    if matches:
         return matches[0]
     short = [path.rpartition("/")[2] for path in pages if path != INDEX]
     raise UnknownName("page", topic, short, fix="`penstock docs` lists them")

@@ -251,17 +251,17 @@ class Runs:
             self._turn += 1
             began = time.monotonic()
             answer: object
-            body = b""
+            reply = b""
             try:
-                answer, body = units[self._turn % len(units)].send(
+                answer, reply = units[self._turn % len(units)].send(
                     "POST", "/v1/trial/", kind.headers, body
                 )
             except (OSError, http.client.HTTPException) as error:
                 answer = type(error).__name__
             if answer != 409:  # the call before it, of the same key, is still under way
-                self.tally.add(kind, answer, time.monotonic() - began, body)
+                self.tally.add(kind, answer, time.monotonic() - began, reply)
             if answer == 202:
-                self.accepted[number] = json.loads(body)["id"]
+                self.accepted[number] = json.loads(reply)["id"]
             if answer not in RETRIED and not isinstance(answer, str):
                 return
             if self._done.wait(0.2):
