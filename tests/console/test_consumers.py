@@ -348,4 +348,4 @@ def test_a_key_without_an_environment_is_a_fault_beside_its_field(console_app: M
 
     response = console.client("oli").post("/consumers/acme/keys", expires="90d")
 
-    assert (response.status_code, "Choose a value." in response.text) == (422, True)
+    assert (response.status_code, "No environment is named" in response.text) == (422, True)

@@ -27,7 +27,7 @@ def consumers_key_create(name: str) -> Response:
                 console_context().engine,
                 user().name,
                 name,
-                form.environment.data,
+                form.environment.data or "",  # a request may lack the field
                 expires=lifetime,
                 note=form.note.data,
             )

@@ -311,9 +311,7 @@ class ChoiceField(SelectField):  # type: ignore[misc]  # the same
         self.choices = _choices(choices)
 
     def pre_validate(self, form: object) -> None:  # noqa: ARG002  WTForms' signature
-        """Raise ValidationError for a value that is no choice, or that was not sent."""
-        if self.data is None:
-            raise ValidationError("Choose a value.")
+        """Raise ValidationError for a value that is no choice."""
         if not self.checked_by_domain:
             _known_choice(self)
 
