@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,9 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from enum import StrEnum
-from io import StringIO
 from typing import Any
 
+from penstock.contracts.csv_lines import csv_line
 from penstock.db import audit_events
 from penstock.db.engine import Engine, reading
 from penstock.db.tables import AuditEventRow
@@ -141,11 +140,12 @@ def events(  # noqa: PLR0913  one argument a filter
     subject: str | None = None,
     since: datetime | None = None,
     before: int | None = None,
+    search: str = "",
 ) -> list[Event]:
     """Return events, newest first.
 
-    `action` is an action or a kind; the next page is before the last id of a page. Raises
-    UsageError.
+    `action` is an action or a kind; `search` is a text in the actor, the action or the subject. The
+    next page is before the last id of a page. Raises UsageError.
     """
     if action in kinds():
         action = f"{action}:"
@@ -164,6 +164,7 @@ def events(  # noqa: PLR0913  one argument a filter
             subject=subject,
             since=since,
             before=before,
+            search=search,
             limit=limit,
         )
     return [_event(row) for row in rows]
@@ -197,20 +198,6 @@ def every_event(engine: Engine, **filters: Any) -> Iterator[Event]:  # noqa: ANN
 
 
 COLUMNS = tuple(Event.__slots__)
-# Spreadsheets take a text with one of these at its beginning for a formula.
-FORMULA_PREFIXES = (
-    "=",
-    "+",
-    "-",
-    "@",
-    "\t",
-    "\r",
-    "\n",
-    "＝",  # noqa: RUF001  the full-width form
-    "＋",  # noqa: RUF001  the full-width form
-    "－",  # noqa: RUF001  the full-width form
-    "＠",  # noqa: RUF001  the full-width form
-)
 
 
 def _to_plain(event: Event) -> dict[str, Any]:
@@ -228,15 +215,7 @@ def as_json_lines(events: Iterable[Event]) -> Iterator[str]:
 
 def as_csv(events: Iterable[Event]) -> Iterator[str]:
     """Yield events as CSV (RFC 4180), with an apostrophe before the formulas of spreadsheets."""
-    yield _csv_line(COLUMNS)
+    yield csv_line(COLUMNS)
     for item in events:
         values = _to_plain(item) | {"detail": json.dumps(item.detail, ensure_ascii=False)}
-        yield _csv_line("" if value is None else str(value) for value in values.values())
-
-
-def _csv_line(values: Iterable[str]) -> str:
-    line = StringIO()
-    csv.writer(line).writerow(
-        [f"'{value}" if value.startswith(FORMULA_PREFIXES) else value for value in values]
-    )
-    return line.getvalue()
+        yield csv_line("" if value is None else str(value) for value in values.values())

@@ -13,7 +13,7 @@ from penstock.access.api_keys import ListedKey, listed_key
 from penstock.access.lookup import ConsumerPlace, consumer_in, consumer_row, environment_row
 from penstock.access.pipelines import Offered, among, in_order, meant_by, stored_in
 from penstock.db import consumers as stored
-from penstock.db.api_keys import list_keys
+from penstock.db.api_keys import KeyFilter, list_keys
 from penstock.db.engine import Engine, reading
 from penstock.db.tables import AssociationRow, ConsumerRow, EnvironmentRow, NewPipelinesRow
 from penstock.db.unit_of_work import AccessChange, RowReader, access_change
@@ -100,10 +100,12 @@ def set_consumer_enabled(engine: Engine, actor: str, name: str, *, enabled: bool
         )
 
 
-def list_consumers(engine: Engine) -> list[ConsumerRow]:
-    """Return all consumers by name."""
+def list_consumers(
+    engine: Engine, *, search: str = "", after: str | None = None, limit: int
+) -> list[ConsumerRow]:
+    """Return the consumers whose names contain a text, by name; a page begins after a name."""
     with reading(engine) as connection:
-        return sorted(RowReader(connection).all(ConsumerRow), key=lambda row: row.name)
+        return stored.page(connection, find=search, after=after, limit=limit)
 
 
 def page_consumers(
@@ -157,7 +159,7 @@ def show_consumer(engine: Engine, name: str) -> ConsumerDetails:
             NewPipelinesRow,
             {NewPipelinesRow.consumer_id: consumer.id, NewPipelinesRow.active: True},
         )
-        keys = list_keys(connection, None, consumer.id)
+        keys = list_keys(connection, KeyFilter(consumer_id=consumer.id))
     return ConsumerDetails(
         name=consumer.name,
         description=consumer.description,

@@ -124,6 +124,7 @@ def list_limits(
     *,
     environment: str | None = None,
     consumer: str | None = None,
+    search: str = "",
     after: int | None = None,
     limit: int | None = None,
 ) -> list[NamedLimitRow]:
@@ -137,6 +138,7 @@ def list_limits(
         LimitRow.pipeline,
         environment,
         consumer,
+        search=search,
         after=after,
         limit=limit,
     )
@@ -201,6 +203,7 @@ def list_networks(
     *,
     environment: str | None = None,
     consumer: str | None = None,
+    search: str = "",
     after: int | None = None,
     limit: int | None = None,
 ) -> list[NamedAddressRuleRow]:
@@ -214,6 +217,7 @@ def list_networks(
         AddressRuleRow.network,
         environment,
         consumer,
+        search=search,
         after=after,
         limit=limit,
     )

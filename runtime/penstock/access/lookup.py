@@ -73,13 +73,14 @@ def in_environment(
     return {kind.environment_id: environment_row(reader, environment).id}
 
 
-def list_named_settings(
+def list_named_settings(  # noqa: PLR0913  one argument a filter
     engine: Engine,
     kind: type[Setting],
     order_by: AnyColumn,
     environment: str | None,
     consumer: str | None,
     *,
+    search: str = "",
     after: int | None = None,
     limit: int | None = None,
 ) -> list[Setting]:
@@ -92,5 +93,12 @@ def list_named_settings(
         environment_id = environment_row(reader, environment).id if environment else None
         consumer_id = consumer_row(reader, consumer).id if consumer else None
         return list_settings(
-            connection, kind, order_by, environment_id, consumer_id, after=after, limit=limit
+            connection,
+            kind,
+            order_by,
+            environment_id,
+            consumer_id,
+            search=search,
+            after=after,
+            limit=limit,
         )

@@ -12,10 +12,9 @@ from penstock.cli.base import (
     DURATION,
     Context,
     env_option,
-    format_option,
     pass_context,
-    show,
 )
+from penstock.cli.listings import Listing, listing_options, show_page
 
 
 @click.command("audit")
@@ -29,20 +28,11 @@ from penstock.cli.base import (
 @click.option("--subject", metavar="NAME", help="Only changes to this object.")
 @click.option("--since", type=DURATION, help="Only the last hours or days: 2h, 7d.")
 @click.option(
-    "--before",
-    type=click.IntRange(1),
-    metavar="ID",
-    help="Only events before this one: the next page.",
-)
-@click.option(
-    "--limit", type=click.IntRange(1, 10_000), default=50, help="Number of events, newest first."
-)
-@click.option(
     "--export",
     type=click.Choice(["csv", "jsonl"]),
     help="Print all matching events as CSV or JSON lines.",
 )
-@format_option
+@listing_options
 @pass_context
 def audit_command(  # noqa: PLR0913, PLR0917  one argument an option
     context: Context,
@@ -51,10 +41,8 @@ def audit_command(  # noqa: PLR0913, PLR0917  one argument an option
     action: str | None,
     subject: str | None,
     since: timedelta | None,
-    before: int | None,
-    limit: int,
     export: str | None,
-    form: str,
+    listing: Listing,
 ) -> None:
     """Show the audit log: who changed what, newest first."""
     filters: dict[str, Any] = {
@@ -63,6 +51,7 @@ def audit_command(  # noqa: PLR0913, PLR0917  one argument an option
         "action": action,
         "subject": subject,
         "since": datetime.now(UTC) - since if since else None,
+        "search": listing.search,
     }
     if export:
         write = audit.as_csv if export == "csv" else audit.as_json_lines
@@ -71,9 +60,12 @@ def audit_command(  # noqa: PLR0913, PLR0917  one argument an option
         return
     rows = [
         {name: getattr(event, name) for name in audit.COLUMNS}
-        for event in audit.events(context.engine, limit=limit, before=before, **filters)
+        for event in audit.events(
+            context.engine, limit=listing.fetched, before=listing.number, **filters
+        )
     ]
-    show(rows, form, ("id", "at", "actor", "action", "environment", "subject", "detail"))
+    columns = ("id", "at", "actor", "action", "environment", "subject", "detail")
+    show_page(rows, listing, columns, lambda row: row["id"])
 
 
 COMMANDS = (audit_command,)

@@ -15,6 +15,7 @@ from penstock.cli.base import (
     pass_context,
     show,
 )
+from penstock.cli.listings import Listing, listing_options, show_rows
 from penstock.errors import UsageError
 
 
@@ -24,14 +25,14 @@ def env() -> None:
 
 
 @env.command("list")
-@format_option
+@listing_options
 @pass_context
-def env_list(context: Context, form: str) -> None:
+def env_list(context: Context, listing: Listing) -> None:
     """List environments."""
     rows = environments.list_environments(context.engine)
-    show(
+    show_rows(
         rows,
-        form,
+        listing,
         (
             "name",
             "policy",
@@ -43,6 +44,7 @@ def env_list(context: Context, form: str) -> None:
             "record_bodies",
             "created_at",
         ),
+        lambda row: row.name,
     )
 
 

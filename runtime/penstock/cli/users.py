@@ -6,7 +6,8 @@ import click
 
 from penstock.access import passwords, users
 from penstock.access.users import Role
-from penstock.cli.base import Context, format_option, pass_context, read_secret, show
+from penstock.cli.base import Context, pass_context, read_secret
+from penstock.cli.listings import Listing, listing_options, show_rows
 
 ROLE = click.Choice([role.value for role in Role])
 
@@ -51,15 +52,12 @@ def user_create(context: Context, name: str, role: str, generate: bool, no_passw
 
 
 @user.command("list")
-@format_option
+@listing_options
 @pass_context
-def user_list(context: Context, form: str) -> None:
+def user_list(context: Context, listing: Listing) -> None:
     """List users."""
-    show(
-        users.list_users(context.engine),
-        form,
-        ("name", "role", "state", "password", "created_at", "signed_in_at"),
-    )
+    columns = ("name", "role", "state", "password", "created_at", "signed_in_at")
+    show_rows(users.list_users(context.engine), listing, columns, lambda row: row.name)
 
 
 @user.command("role")

@@ -37,7 +37,7 @@ def consumers_key_create(name: str) -> Response:
 
 def _require_key_of(consumer: str, key_id: str) -> None:
     """Raise UnknownName where a consumer has no such key: its page changes its own keys alone."""
-    keys = api_keys.list_keys(console_context().engine, consumer=consumer)
+    keys = api_keys.list_keys(console_context().engine, api_keys.KeyQuery(consumer=consumer))
     if key_id not in {key.id for key in keys}:
         raise UnknownName("key", key_id, fix=f"the page of {consumer} lists its keys")
 

@@ -6,6 +6,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from penstock.db.paging import containing
 from penstock.db.tables import AuditEventRow
 
 
@@ -18,12 +19,13 @@ def page(  # noqa: PLR0913  one argument a filter
     subject: str | None = None,
     since: datetime | None = None,
     before: int | None = None,
+    search: str = "",
     limit: int,
 ) -> list[AuditEventRow]:
     """Return events, newest first.
 
-    An action that ends with a colon stands for all actions with that beginning. The next page is
-    before the last id of a page.
+    An action that ends with a colon stands for all actions with that beginning. `search` is a text
+    in the actor, the action or the subject. The next page is before the last id of a page.
     """
     query = AuditEventRow.select().order_by(AuditEventRow.id.desc()).limit(limit)
     for column, value in (
@@ -39,6 +41,9 @@ def page(  # noqa: PLR0913  one argument a filter
             if action.endswith(":")
             else AuditEventRow.action == action
         )
+    if search:
+        columns = (AuditEventRow.actor, AuditEventRow.action, AuditEventRow.subject)
+        query = query.where(containing(search, *columns))
     if since is not None:
         query = query.where(AuditEventRow.at >= since)
     if before is not None:

@@ -175,6 +175,7 @@ class ApiKeyRow(ConsumerScopedRow, table="api_keys"):
     revoked_at: Col[datetime | None] = column(Moment, nullable=True)
     last_used_at: Col[datetime | None] = column(Moment, nullable=True)
     revision: Col[int] = _revision()
+    indexes = (Index("ix_api_keys_created_at", "created_at", "id"),)
 
 
 class CredentialRow(ConsumerScopedRow, table="credentials"):
