@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -141,11 +141,12 @@ def events(  # noqa: PLR0913  one argument a filter
     subject: str | None = None,
     since: datetime | None = None,
     before: int | None = None,
+    environments: Collection[str] | None = None,
 ) -> list[Event]:
     """Return events, newest first.
 
-    `action` is an action or a kind; the next page is before the last id of a page. Raises
-    UsageError.
+    `action` is an action or a kind; the next page is before the last id of a page. `environments`
+    restricts the events to those of some environments. Raises UsageError.
     """
     if action in kinds():
         action = f"{action}:"
@@ -165,6 +166,7 @@ def events(  # noqa: PLR0913  one argument a filter
             since=since,
             before=before,
             limit=limit,
+            environments=environments,
         )
     return [_event(row) for row in rows]
 

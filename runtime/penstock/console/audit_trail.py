@@ -13,8 +13,9 @@ from penstock.access.users import Role
 from penstock.console.context import console_context
 from penstock.console.forms import ChoiceField, FilterForm, LineField
 from penstock.console.limits import row_after
-from penstock.console.pages import page
+from penstock.console.pages import Scope, page, user
 from penstock.console.responses import render, show_form
+from penstock.errors import UnknownName
 
 SINCE = (  # by hours
     ("", "any time"),
@@ -62,13 +63,19 @@ def _selection(form: EventFilter) -> dict[str, Any]:
         "action": form.action.data or None,
         "subject": form.subject.data or None,
         "environment": form.env.data or None,
+        "environments": _visible(),
     }
     if form.is_valid() and form.since.data:
         selection["since"] = datetime.now(UTC) - timedelta(hours=int(form.since.data))
     return selection
 
 
-@page("/audit", needs=Role.VIEWER)
+def _visible() -> list[str] | None:
+    """Return the environments whose events the user may see; None: all events."""
+    return None if user().role is not None else console_context().environment_names()
+
+
+@page("/audit", needs=Role.VIEWER, scope=Scope.ANY)
 def audit() -> Response:
     """List events, newest first."""
     form, events = EventFilter(), list[trail.Event]()
@@ -91,13 +98,16 @@ def _show(form: EventFilter, events: list[trail.Event]) -> Response:
     )
 
 
-@page("/audit/<int:number>", needs=Role.VIEWER)
+@page("/audit/<int:number>", needs=Role.VIEWER, scope=Scope.ANY)
 def audit_one(number: int) -> str:
     """Show an event."""
-    return render("event.html", event=trail.event(console_context().engine, number))
+    event, visible = trail.event(console_context().engine, number), _visible()
+    if visible is not None and event.environment not in visible:
+        raise UnknownName("event", str(number))
+    return render("event.html", event=event)
 
 
-@page("/audit/export", needs=Role.VIEWER)
+@page("/audit/export", needs=Role.VIEWER, scope=Scope.ANY)
 def audit_export() -> Response:
     """Send all events that pass the filters as a file, while they are read."""
     form, engine = EventFilter(), console_context().engine

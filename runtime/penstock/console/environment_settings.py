@@ -9,7 +9,7 @@ from penstock.access.environments import EnvironmentChange
 from penstock.access.users import Role
 from penstock.console.context import console_context, current_environment
 from penstock.console.forms import ConsoleForm, LineField, NumberField, OptionsField
-from penstock.console.pages import page, user
+from penstock.console.pages import Scope, page, user
 from penstock.console.responses import done, render, show_form
 from penstock.console.settings import SensitiveFieldsForm, show_settings
 from penstock.db.tables import EnvironmentRow
@@ -69,7 +69,7 @@ class CallbackForm(ConsoleForm):
     )
 
 
-@page("/settings/environment", needs=Role.OPERATOR)
+@page("/settings/environment", needs=Role.OPERATOR, scope=Scope.ONE)
 def settings_environment() -> Response:
     """Show the form for an environment."""
     facts = _facts(current_environment())
@@ -92,7 +92,7 @@ def _show_environment(form: EnvironmentForm) -> Response:
     return show_form("environment.html", form, env=current_environment())
 
 
-@page("/settings/environment", needs=Role.OPERATOR, method="POST")
+@page("/settings/environment", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
 def settings_environment_set() -> Response:
     """Change what differs of an environment."""
     context, environment, form = console_context(), current_environment(), EnvironmentForm()
@@ -122,7 +122,7 @@ def settings_environment_set() -> Response:
     return done(f"Settings of {environment} saved.", "settings", env=environment)
 
 
-@page("/settings/fields/add", needs=Role.OPERATOR, method="POST")
+@page("/settings/fields/add", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
 def settings_fields_add() -> Response:
     """Add sensitive fields."""
     context, environment, form = console_context(), current_environment(), SensitiveFieldsForm()
@@ -138,7 +138,7 @@ def settings_fields_add() -> Response:
     return show_settings(form)
 
 
-@page("/settings/fields/remove", needs=Role.OPERATOR, method="POST")
+@page("/settings/fields/remove", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
 def settings_fields_remove() -> Response:
     """Remove a sensitive field."""
     context, environment, form = console_context(), current_environment(), SensitiveFieldsForm()
@@ -151,7 +151,7 @@ def settings_fields_remove() -> Response:
     return show_settings(form)
 
 
-@page("/settings/callbacks/new", needs=Role.OPERATOR)
+@page("/settings/callbacks/new", needs=Role.OPERATOR, scope=Scope.ONE)
 def settings_callback_new() -> Response:
     """Show the form for a callback target."""
     return _show_callback(CallbackForm())
@@ -161,7 +161,7 @@ def _show_callback(form: CallbackForm) -> Response:
     return show_form("callback_new.html", form, env=current_environment())
 
 
-@page("/settings/callbacks/new", needs=Role.OPERATOR, method="POST")
+@page("/settings/callbacks/new", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
 def settings_callback_allow() -> Response:
     """Allow callbacks of a consumer below a URL, and show their signing secret once."""
     context, environment, form = console_context(), current_environment(), CallbackForm()
@@ -189,7 +189,7 @@ def settings_callback_allow() -> Response:
     return _show_callback(form)
 
 
-@page("/settings/callbacks/remove", needs=Role.OPERATOR, method="POST")
+@page("/settings/callbacks/remove", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
 def settings_callback_remove() -> Response:
     """Remove a callback target of a consumer."""
     context, environment, form = console_context(), current_environment(), SensitiveFieldsForm()

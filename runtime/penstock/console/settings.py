@@ -19,7 +19,7 @@ from penstock.console.forms import (
     WordsField,
 )
 from penstock.console.limits import row_after
-from penstock.console.pages import page, user
+from penstock.console.pages import Scope, page, user
 from penstock.console.responses import done, show_form
 from penstock.contracts.masks import DEFAULT_SENSITIVE_NAMES
 
@@ -96,13 +96,13 @@ def show_settings(form: SensitiveFieldsForm) -> Response:
     )
 
 
-@page("/settings", needs=Role.VIEWER)
+@page("/settings", needs=Role.VIEWER, scope=Scope.ONE)
 def settings() -> Response:
     """Show the settings of an environment; values of secrets are never shown."""
     return show_settings(SensitiveFieldsForm())
 
 
-@page("/settings/variables/new", needs=Role.OPERATOR)
+@page("/settings/variables/new", needs=Role.OPERATOR, scope=Scope.ONE)
 def settings_variable_new() -> Response:
     """Show the form for a variable, with its current value."""
     name, environment = request.args.get("name", ""), current_environment()
@@ -117,7 +117,7 @@ def _show_variable(form: VariableForm) -> Response:
     return show_form("variable_new.html", form, env=current_environment())
 
 
-@page("/settings/variables/new", needs=Role.OPERATOR, method="POST")
+@page("/settings/variables/new", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
 def settings_variable_set() -> Response:
     """Set a variable."""
     context, environment, form = console_context(), current_environment(), VariableForm()
@@ -134,7 +134,7 @@ def settings_variable_set() -> Response:
     return _show_variable(form)
 
 
-@page("/settings/variables/<name>/unset", needs=Role.OPERATOR, method="POST")
+@page("/settings/variables/<name>/unset", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
 def settings_variable_unset(name: str) -> Response:
     """Delete a variable."""
     context, environment, form = console_context(), current_environment(), SensitiveFieldsForm()
@@ -149,7 +149,7 @@ def settings_variable_unset(name: str) -> Response:
     return show_settings(form)
 
 
-@page("/settings/secrets/new", needs=Role.OPERATOR)
+@page("/settings/secrets/new", needs=Role.OPERATOR, scope=Scope.ONE)
 def settings_secret_new() -> Response:
     """Show the form for a secret."""
     name, environment = request.args.get("name", ""), current_environment()
@@ -164,7 +164,7 @@ def _show_secret(form: SecretForm, *, replaces: bool = False) -> Response:
     return show_form("secret_new.html", form, env=current_environment(), replaces=replaces)
 
 
-@page("/settings/secrets/new", needs=Role.OPERATOR, method="POST")
+@page("/settings/secrets/new", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
 def settings_secret_set() -> Response:
     """Set a secret, encrypted."""
     context, environment, form = console_context(), current_environment(), SecretForm()
@@ -191,7 +191,7 @@ def settings_secret_set() -> Response:
     return _show_secret(form)
 
 
-@page("/settings/secrets/<name>/unset", needs=Role.OPERATOR, method="POST")
+@page("/settings/secrets/<name>/unset", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
 def settings_secret_unset(name: str) -> Response:
     """Delete a secret."""
     context, environment, form = console_context(), current_environment(), SensitiveFieldsForm()

@@ -11,7 +11,7 @@ from wtforms import PasswordField, StringField
 from penstock.access import sessions, users
 from penstock.console.context import console_context
 from penstock.console.forms import ConsoleForm, Required
-from penstock.console.pages import ROOT, own, page, user
+from penstock.console.pages import ROOT, Scope, own, page, user
 from penstock.console.responses import done, redirect_to, show_form
 from penstock.errors import UsageError
 
@@ -123,7 +123,7 @@ def sign_out() -> Response:
     return redirect_to(url_for("console.sign_in"))
 
 
-@page("/account", needs=users.Role.VIEWER)
+@page("/account", needs=users.Role.VIEWER, scope=Scope.ANY)
 def account() -> Response:
     """Show the user's own account and sessions."""
     return _show_account(PasswordForm())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -19,6 +20,7 @@ def page(  # noqa: PLR0913  one argument a filter
     since: datetime | None = None,
     before: int | None = None,
     limit: int,
+    environments: Collection[str] | None = None,
 ) -> list[AuditEventRow]:
     """Return events, newest first.
 
@@ -39,6 +41,8 @@ def page(  # noqa: PLR0913  one argument a filter
             if action.endswith(":")
             else AuditEventRow.action == action
         )
+    if environments is not None:
+        query = query.where(AuditEventRow.environment.in_(environments))
     if since is not None:
         query = query.where(AuditEventRow.at >= since)
     if before is not None:
