@@ -1,6 +1,6 @@
 """How web workers end: the reason of each end, and when the next worker may start.
 
-gunicorn starts a new worker at once for each that ended, whatever the reason. Plugin code that ends
+gunicorn starts a new worker at once for each that ended, for any reason. Plugin code that ends
 its process would so be started many times a second, and no call would be answered. gunicorn also
 ends the whole server when a worker ends with exit code 3 or 4, which any plugin code can do.
 
