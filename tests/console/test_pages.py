@@ -133,7 +133,7 @@ def test_faults_are_beside_their_field(console_server: Start) -> None:
     )
     assert 'id="e-name" class="error" role="alert">User “vic” exists already.' in taken.text
     assert 'aria-describedby="e-name h-name" aria-invalid="true"' in odd.text
-    assert "isn&#39;t a choice here; choose one of viewer, operator, admin." in role.text
+    assert "isn&#39;t a choice here; choose one of viewer, operator, admin, none." in role.text
     assert "Ann is the last admin; create another one first." in last.text
     assert ann.get("/users/unknown").status_code == 404
     assert "did you mean" in ann.get("/users/vik").text

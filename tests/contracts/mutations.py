@@ -233,7 +233,8 @@ MUTATIONS = (
     mutation("callbacks go anywhere on an allowed host", "runtime/penstock/access/callbacks.py", "            and below\n", "", "tests/unit/durable/test_callbacks.py", "leads_out"),
     # The console.
     mutation("the console takes forms without a CSRF token", "runtime/penstock/console/pages.py", "        csrf.protect()\n", "        pass\n", "tests/console/test_roles.py", "csrf_token"),
-    mutation("a role may do anything", "runtime/penstock/console/pages.py", "if needed is None or not signed_in.role.may(needed):", "if False:", "tests/console/test_roles.py", "no_further"),
+    mutation("a role may do anything", "runtime/penstock/console/pages.py", "if g.role is None or not g.role.may(needed):", "if False:", "tests/console/test_roles.py", "no_further"),
+    mutation("a role of one environment counts in all", "runtime/penstock/console/pages.py", "[signed_in.role_in(name) for name in names]", "[signed_in.highest_role for name in names]", "tests/console/test_environment_roles.py", "asks_for_its_role"),
     # What is never written.
     mutation("keys are written", "runtime/penstock/contracts/masks.py", 'if "pk" in text:', "if False:", "tests/unit/contracts/test_masks.py"),
     mutation("tokens are written", "runtime/penstock/contracts/masks.py", 'if "ey" in text or "ew" in text:', "if False:", "tests/unit/contracts/test_masks.py"),

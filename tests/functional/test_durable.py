@@ -7,6 +7,7 @@ import base64
 import hmac
 import json
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
@@ -23,7 +24,6 @@ from support.place import Place
 from support.zygote import Started
 
 from penstock.db.engine import writing
-from penstock.db.failures import DatabaseUnavailable
 from penstock.host.services import open_dbos
 
 PLUGIN = """
@@ -47,7 +47,9 @@ clock = Pipeline("clock", version="1.0.0", trigger=Schedule("*/2 * * * * *"))
 @step()
 def work(name: str, seconds: float) -> str:
     note(f"{name} begins in {os.getpid()}")
-    time.sleep(seconds)
+    while seconds < 0 and not (HERE / "released").exists():
+        time.sleep(0.01)
+    time.sleep(max(seconds, 0))
     note(f"{name} ends in {os.getpid()}")
     return name
 
@@ -227,19 +229,19 @@ def test_a_stopping_worker_lets_its_runs_end(
 
 
 def freeze(process: Started, place: Place) -> None:
-    """Stop a process at a moment at which it does not hold SQLite's lock: no process could write
-    then."""
+    """Stop a process while it does not hold SQLite's write lock, for no process could write then:
+    the lock is ours until all its threads are stopped."""
+    lock = sqlite3.connect(place.url.removeprefix("sqlite:///"), timeout=120, isolation_level=None)
+    lock.execute("BEGIN IMMEDIATE")
+    process.send_signal(signal.SIGSTOP)
+    threads = list(Path(f"/proc/{process.pid}/task").iterdir())
+    until(lambda: all(state(thread) == "T" for thread in threads))
+    lock.close()
 
-    def stopped() -> bool:
-        process.send_signal(signal.SIGSTOP)
-        try:
-            with writing(place.engine):
-                return True
-        except DatabaseUnavailable:
-            process.send_signal(signal.SIGCONT)
-            return False
 
-    until(stopped)
+def state(thread: Path) -> str:
+    """Return what the system does with a thread: R runs it, T has stopped it."""
+    return (thread / "stat").read_text().rpartition(")")[2].split()[0]
 
 
 def test_a_worker_that_others_count_as_dead_ends_and_writes_no_more(
@@ -249,12 +251,13 @@ def test_a_worker_that_others_count_as_dead_ends_and_writes_no_more(
     key = place.key("acme").key
     server = serve(place)
     frozen = worker(place)
-    location = server.call("POST", "/v1/jobs/", key=key, json={"first": 3, "second": 0}).headers[
+    location = server.call("POST", "/v1/jobs/", key=key, json={"first": -1, "second": 0}).headers[
         "Location"
     ]
     until(lambda: noted(place))
 
     freeze(frozen, place)
+    (place.folder / "plugins" / "released").touch()
     living = worker(place)
     document = until(over(server, location, key))
     frozen.send_signal(signal.SIGCONT)

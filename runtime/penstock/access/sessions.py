@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
 from penstock import audit
-from penstock.access.users import Role, folded, user_row
+from penstock.access.users import NO_ROLE, Role, folded, user_row
 from penstock.contracts.networks import caller_network
 from penstock.db import users as stored
 from penstock.db.engine import Engine, reading
@@ -24,13 +25,28 @@ MAX_ADDRESS_LENGTH, MAX_AGENT_LENGTH = 64, 255  # the lengths of their columns
 
 @dataclass(frozen=True, slots=True)
 class SignedIn:
-    """The user of a request, and the session."""
+    """The user of a request, and the session.
+
+    `role` is the role in all environments, None without one; `roles` those in single environments.
+    """
 
     user_id: int
     name: str
-    role: Role
+    role: Role | None
     session_id: int
     address: str
+    roles: Mapping[str, Role]
+
+    def role_in(self, environment: str) -> Role | None:
+        """Return the higher of the user's roles in an environment; None: it must stay unknown."""
+        given = [role for role in (self.role, self.roles.get(environment)) if role is not None]
+        return max(given, key=list(Role).index, default=None)
+
+    @property
+    def highest_role(self) -> Role | None:
+        """The highest role that the user has in any environment."""
+        given = [role for role in (self.role, *self.roles.values()) if role is not None]
+        return max(given, key=list(Role).index, default=None)
 
 
 def begin_session(
@@ -101,17 +117,26 @@ def find_session(engine: Engine, token: str, *, note: bool = True) -> SignedIn |
     now = datetime.now(UTC)
     with reading(engine) as connection:
         row = stored.find_session(connection, _digest(token))
+        given = stored.environment_roles(connection, row.user_id) if row is not None else []
     if (
         row is None
         or not row.active
         or row.expires_at <= now
         or row.seen_at <= now - IDLE_TIMEOUT
-        or row.role not in set(Role)
+        or row.role not in {*Role, NO_ROLE}
     ):
         return None
     if note and row.seen_at <= now - LAST_USE_PRECISION:
         stored.touch_session(engine, row.id, now)
-    return SignedIn(row.user_id, row.name, Role(row.role), row.id, row.address)
+    return SignedIn(
+        row.user_id,
+        row.name,
+        None if row.role == NO_ROLE else Role(row.role),
+        row.id,
+        row.address,
+        # A role that can't be read grants nothing.
+        {item.environment: Role(item.role) for item in given if item.role in set(Role)},
+    )
 
 
 def list_sessions(engine: Engine, name: str) -> list[UserSessionRow]:

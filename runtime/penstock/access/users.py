@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from string import ascii_lowercase, ascii_uppercase
 
 from penstock import audit
+from penstock.access.lookup import environment_row
 from penstock.access.passwords import hash_password, verify_password
 from penstock.db import users as stored
 from penstock.db.engine import Engine, reading
-from penstock.db.tables import UserRow
-from penstock.db.unit_of_work import AccessChange, RowReader
+from penstock.db.tables import UserRoleRow, UserRow
+from penstock.db.unit_of_work import AccessChange, RowReader, Values
 from penstock.errors import AlreadyExists, UnknownName, UsageError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,79}")
+NO_ROLE = "none"  # stored for a user who has roles in single environments alone
 LOWER_CASE = str.maketrans(ascii_uppercase, ascii_lowercase)
 
 
@@ -35,7 +38,10 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ListedUser:
-    """A user as others see it. `state` is active or disabled; `password`: whether there is one."""
+    """A user as others see it. `state` is active or disabled; `password`: whether there is one.
+
+    `role` is the role in all environments, or "none"; `roles` those in single environments.
+    """
 
     name: str
     role: str
@@ -43,6 +49,7 @@ class ListedUser:
     signed_in_at: datetime | None
     state: str
     password: bool
+    roles: Mapping[str, str]
 
 
 def folded(name: str) -> str:
@@ -54,11 +61,19 @@ def folded(name: str) -> str:
     return name.strip(" \t").translate(LOWER_CASE)
 
 
-def create_user(engine: Engine, actor: str, name: str, role: Role, password: str | None) -> str:
-    """Create a user, and return the name as it is stored.
+def create_user(
+    engine: Engine,
+    actor: str,
+    name: str,
+    role: Role,
+    password: str | None,
+    *,
+    environments: Collection[str] = (),
+) -> str:
+    """Create a user with a role in all environments, or in some alone; return the stored name.
 
     It is folded, unless the user has no password and signs in with the identity provider only.
-    Raises UsageError and AlreadyExists.
+    Raises UsageError, AlreadyExists and UnknownName.
     """
     name = name.strip(" \t") if password is None else folded(name)
     if not NAME.fullmatch(name):
@@ -70,17 +85,21 @@ def create_user(engine: Engine, actor: str, name: str, role: Role, password: str
     with audit.change(engine, actor, audit.Action.USER_CREATED, name) as (rows, detail):
         if any(other.lower() == folded(name) for other in rows.names(UserRow)):
             raise AlreadyExists("user", name)
-        rows.add(
+        user_id = rows.add(
             UserRow,
             {
                 UserRow.name: name,
-                UserRow.role: role.value,
+                UserRow.role: NO_ROLE if environments else role.value,
                 UserRow.password: hashed,
                 UserRow.active: True,
                 UserRow.created_at: datetime.now(UTC),
             },
         )
+        for environment in environments:
+            _put_role(rows, user_id, environment, role)
         detail.update(role=role.value, password=password is not None)
+        if environments:
+            detail["environments"] = sorted(environments)
     return name
 
 
@@ -88,6 +107,9 @@ def list_users(engine: Engine) -> list[ListedUser]:
     """Return all users by name."""
     with reading(engine) as connection:
         rows = RowReader(connection).all(UserRow)
+        roles: dict[int, dict[str, str]] = {}
+        for given in stored.environment_roles(connection):
+            roles.setdefault(given.user_id, {})[given.environment] = given.role
     return [
         ListedUser(
             row.name,
@@ -96,19 +118,46 @@ def list_users(engine: Engine) -> list[ListedUser]:
             row.signed_in_at,
             state="active" if row.active else "disabled",
             password=row.password is not None,
+            roles=roles.get(row.id, {}),
         )
         for row in sorted(rows, key=lambda row: row.name)
     ]
 
 
-def set_role(engine: Engine, actor: str, name: str, role: Role) -> None:
-    """Set the role of a user, from the next request on. Raises UsageError and UnknownName."""
-    with audit.change(engine, actor, audit.Action.USER_ROLE_SET, name) as (rows, detail):
+def set_role(
+    engine: Engine, actor: str, name: str, role: Role | None, *, environment: str | None = None
+) -> None:
+    """Set the role of a user in all environments or in one, from the next request on.
+
+    None withdraws the role. Raises UsageError and UnknownName.
+    """
+    with audit.change(engine, actor, audit.Action.USER_ROLE_SET, name, environment=environment) as (
+        rows,
+        detail,
+    ):
         row = user_row(rows, name)
+        word = role.value if role is not None else NO_ROLE
+        if environment is not None:
+            detail.update(role=word, before=_put_role(rows, row.id, environment, role))
+            return
         if role is not Role.ADMIN:
             _require_other_admin(rows, row)
-        rows.set(UserRow, {UserRow.id: row.id}, {UserRow.role: role.value})
-        detail.update(role=role.value, before=row.role)
+        rows.set(UserRow, {UserRow.id: row.id}, {UserRow.role: word})
+        detail.update(role=word, before=row.role)
+
+
+def _put_role(rows: AccessChange, user_id: int, environment: str, role: Role | None) -> str:
+    """Set or withdraw a user's role in an environment; return the role before."""
+    match: Values = {
+        UserRoleRow.user_id: user_id,
+        UserRoleRow.environment_id: environment_row(rows, environment).id,
+    }
+    before = rows.find(UserRoleRow, match)
+    if role is None:
+        rows.delete(UserRoleRow, match)
+    else:
+        rows.put(UserRoleRow, match, {UserRoleRow.role: role.value})
+    return before.role if before is not None else NO_ROLE
 
 
 def set_user_enabled(engine: Engine, actor: str, name: str, *, enabled: bool) -> None:
@@ -164,6 +213,13 @@ def check_password(engine: Engine, name: str, password: str) -> str | None:
         row = stored.find_user(connection, folded(name))
     right = verify_password(row.password if row is not None else None, password)
     return row.name if right and row is not None and row.active else None
+
+
+def known_name(engine: Engine, name: str) -> str | None:
+    """Return the name of the user of that name as it is stored, or None."""
+    with reading(engine) as connection:
+        row = stored.find_user(connection, folded(name))
+    return row.name if row is not None else None
 
 
 def find_provider_user(engine: Engine, name: str, *, fold: bool) -> str | None:

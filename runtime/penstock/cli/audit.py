@@ -44,28 +44,33 @@ def audit_command(  # noqa: PLR0913, PLR0917  one argument an option
     export: str | None,
     listing: Listing,
 ) -> None:
-    """Show the audit log: who changed what, newest first."""
+    """Show the audit log: who changed what, newest first.
+
+    The table has a sentence for each event; --format json has all its facts.
+    """
     filters: dict[str, Any] = {
         "environment": environment,
         "actor": by,
         "action": action,
         "subject": subject,
+        "text": listing.search or None,
         "since": datetime.now(UTC) - since if since else None,
-        "search": listing.search,
     }
     if export:
+        audit.record(context.engine, context.actor, audit.Action.AUDIT_EXPORTED, export, {})
         write = audit.as_csv if export == "csv" else audit.as_json_lines
         for line in write(audit.every_event(context.engine, **filters)):
             click.echo(line, nl=False)
         return
-    rows = [
-        {name: getattr(event, name) for name in audit.COLUMNS}
-        for event in audit.events(
-            context.engine, limit=listing.fetched, before=listing.number, **filters
-        )
-    ]
-    columns = ("id", "at", "actor", "action", "environment", "subject", "detail")
-    show_page(rows, listing, columns, lambda row: row["id"])
+    events = audit.events(context.engine, limit=listing.fetched, before=listing.number, **filters)
+    if listing.form == "table":
+        rows = [
+            {"id": event.id, "at": event.at, "event": f"{event.actor} {event.act}"}
+            for event in events
+        ]
+        show_page(rows, listing, ("id", "at", "event"), lambda row: row["id"])
+        return
+    show_page(events, listing, audit.COLUMNS, lambda event: event.id)
 
 
 COMMANDS = (audit_command,)

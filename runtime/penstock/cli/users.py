@@ -5,11 +5,12 @@ from __future__ import annotations
 import click
 
 from penstock.access import passwords, users
-from penstock.access.users import Role
+from penstock.access.users import ListedUser, Role
 from penstock.cli.base import Context, pass_context, read_secret
 from penstock.cli.listings import Listing, listing_options, show_rows
 
 ROLE = click.Choice([role.value for role in Role])
+ROLE_OR_NONE = click.Choice([*(role.value for role in Role), users.NO_ROLE])
 
 
 @click.group()
@@ -25,6 +26,13 @@ def user() -> None:
     required=True,
     help="viewer reads, operator changes access, admin also manages users.",
 )
+@click.option(
+    "--env",
+    "environments",
+    metavar="E",
+    multiple=True,
+    help="Environment that the role is limited to; repeatable. Default: all environments.",
+)
 @click.option("--generate", is_flag=True, help="Generate a password and print it once.")
 @click.option(
     "--no-password",
@@ -32,7 +40,14 @@ def user() -> None:
     help="No password: the user signs in with the identity provider only.",
 )
 @pass_context
-def user_create(context: Context, name: str, role: str, generate: bool, no_password: bool) -> None:
+def user_create(
+    context: Context,
+    name: str,
+    role: str,
+    environments: tuple[str, ...],
+    generate: bool,
+    no_password: bool,
+) -> None:
     """Create a user. The password is read from a prompt or from standard input."""
     if generate and no_password:
         raise click.UsageError("--generate and --no-password exclude each other")
@@ -43,10 +58,12 @@ def user_create(context: Context, name: str, role: str, generate: bool, no_passw
         if generate
         else read_secret("Password")
     )
-    name = users.create_user(context.engine, context.actor, name, Role(role), password)
-    click.echo(
-        f"user {name} created, {role}" + ("; the password is shown only once:" if generate else "")
+    name = users.create_user(
+        context.engine, context.actor, name, Role(role), password, environments=environments
     )
+    where = f" in {', '.join(environments)}" if environments else ""
+    shown = "; the password is shown only once:" if generate else ""
+    click.echo(f"user {name} created, {role}{where}{shown}")
     if generate:
         click.echo(password)
 
@@ -56,18 +73,32 @@ def user_create(context: Context, name: str, role: str, generate: bool, no_passw
 @pass_context
 def user_list(context: Context, listing: Listing) -> None:
     """List users."""
-    columns = ("name", "role", "state", "password", "created_at", "signed_in_at")
-    show_rows(users.list_users(context.engine), listing, columns, lambda row: row.name)
+    rows = [
+        {
+            **{name: getattr(row, name) for name in ListedUser.__slots__},
+            "roles": [f"{name}: {role}" for name, role in row.roles.items()]
+            if listing.form == "table"
+            else row.roles,
+        }
+        for row in users.list_users(context.engine)
+    ]
+    columns = ("name", "role", "state", "password", "created_at", "signed_in_at", "roles")
+    show_rows(rows, listing, columns, lambda row: row["name"])
 
 
 @user.command("role")
 @click.argument("name")
-@click.argument("role", type=ROLE)
+@click.argument("role", type=ROLE_OR_NONE)
+@click.option("--env", "environment", metavar="E", help="Only in this environment.")
 @pass_context
-def user_role(context: Context, name: str, role: str) -> None:
-    """Change the role of a user, from the next request on."""
-    users.set_role(context.engine, context.actor, name, Role(role))
-    click.echo(f"user {name}: role {role}")
+def user_role(context: Context, name: str, role: str, environment: str | None) -> None:
+    """Set the role of a user in all environments or in one, from the next request on.
+
+    "none" withdraws the role. A role in all environments includes each of them.
+    """
+    given = None if role == users.NO_ROLE else Role(role)
+    users.set_role(context.engine, context.actor, name, given, environment=environment)
+    click.echo(f"user {name}: role {role}" + (f" in {environment}" if environment else ""))
 
 
 @user.command("password")

@@ -12,6 +12,7 @@ from flask.sessions import SecureCookieSessionInterface
 from flask_wtf.csrf import generate_csrf
 
 from penstock.access.encryption import load_secret_box
+from penstock.access.sessions import SignedIn
 from penstock.access.users import Role
 from penstock.console import (
     audit_trail,
@@ -34,7 +35,7 @@ from penstock.console import help as help_pages
 from penstock.console.context import EXTENSION, ClientInfo, ConsoleContext, Describe
 from penstock.console.formatting import add_filters
 from penstock.console.labels import add_labels
-from penstock.console.pages import NAVIGATION, blueprint, csrf
+from penstock.console.pages import NAVIGATION, SCOPES, Entry, Scope, blueprint, csrf
 from penstock.contracts.withheld import CONSOLE_COOKIE
 from penstock.host.host import Host
 
@@ -108,16 +109,23 @@ def add_console(app: Flask, host: Host, client: ClientInfo, describe: Describe) 
 def _layout() -> Callable[[], dict[str, object]]:
     def values() -> dict[str, object]:
         user = g.get("user")
-        role = user.role if user is not None else None
+        role: Role | None = g.get("role") if user is not None else None
         return {
             "user": user,
-            "navigation": [
-                entry for entry in NAVIGATION if role is not None and role.may(entry.needs)
-            ],
+            "navigation": [entry for entry in NAVIGATION if _opens(user, entry)],
             "may": {item.value: role is not None and role.may(item) for item in Role},
         }
 
     return values
+
+
+def _opens(user: SignedIn | None, entry: Entry) -> bool:
+    """Return whether a user may open the page of an entry."""
+    if user is None:
+        return False
+    scope = SCOPES[f"console.{entry.endpoint}"]
+    role = user.role if scope is Scope.ALL else user.highest_role
+    return role is not None and role.may(entry.needs)
 
 
 @cache

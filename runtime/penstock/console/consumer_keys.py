@@ -14,7 +14,20 @@ from penstock.console.responses import done, render
 from penstock.errors import UnknownName
 
 
-@page("/consumers/<name>/keys", needs=Role.OPERATOR, method="POST")
+def _of_form(**_: str) -> list[str]:
+    return [request.form.get("environment", "")]
+
+
+def _of_key(name: str, key_id: str) -> list[str]:
+    """Return the environment of a key in a list, empty where the consumer has no such key."""
+    try:
+        keys = api_keys.list_keys(console_context().engine, consumer=name)
+    except UnknownName:
+        return []
+    return [key.environment for key in keys if key.id == key_id]
+
+
+@page("/consumers/<name>/keys", needs=Role.OPERATOR, method="POST", scope=_of_form)
 def consumers_key_create(name: str) -> Response:
     """Create a key, and show it once."""
     form, lifetime = NewKeyForm(), None
@@ -47,7 +60,7 @@ def _show_key(key: api_keys.NewKey, note: str = "") -> Response:
     return Response(render("consumer_key.html", key=key, header=header, note=note))
 
 
-@page("/consumers/<name>/keys/<key_id>/rotate", needs=Role.OPERATOR, method="POST")
+@page("/consumers/<name>/keys/<key_id>/rotate", needs=Role.OPERATOR, method="POST", scope=_of_key)
 def consumers_key_rotate(name: str, key_id: str) -> Response:
     """Create the successor of a key, and show it once."""
     form = NewKeyForm()
@@ -59,7 +72,7 @@ def consumers_key_rotate(name: str, key_id: str) -> Response:
     return show_consumer(name, form)
 
 
-@page("/consumers/<name>/keys/<key_id>/revoke", needs=Role.OPERATOR, method="POST")
+@page("/consumers/<name>/keys/<key_id>/revoke", needs=Role.OPERATOR, method="POST", scope=_of_key)
 def consumers_key_revoke(name: str, key_id: str) -> Response:
     """Revoke a key, which can't be undone."""
     _require_key_of(name, key_id)
@@ -67,7 +80,7 @@ def consumers_key_revoke(name: str, key_id: str) -> Response:
     return done(f"Key {key_id} revoked.", "consumers_one", name=name)
 
 
-@page("/consumers/<name>/keys/<key_id>/disable", needs=Role.OPERATOR, method="POST")
+@page("/consumers/<name>/keys/<key_id>/disable", needs=Role.OPERATOR, method="POST", scope=_of_key)
 def consumers_key_disable(name: str, key_id: str) -> Response:
     """Disable a key."""
     _require_key_of(name, key_id)
@@ -75,7 +88,7 @@ def consumers_key_disable(name: str, key_id: str) -> Response:
     return done(f"Key {key_id} disabled.", "consumers_one", name=name)
 
 
-@page("/consumers/<name>/keys/<key_id>/enable", needs=Role.OPERATOR, method="POST")
+@page("/consumers/<name>/keys/<key_id>/enable", needs=Role.OPERATOR, method="POST", scope=_of_key)
 def consumers_key_enable(name: str, key_id: str) -> Response:
     """Enable a key."""
     _require_key_of(name, key_id)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from flask import Response, request, url_for
 
 from penstock.access import consumers as access
-from penstock.access.consumers import Associations
+from penstock.access.consumers import Associations, ConsumerDetails
 from penstock.access.pipelines import in_order
 from penstock.access.signing_keys import revoke_tokens
 from penstock.access.users import Role
 from penstock.console.context import console_context
 from penstock.console.forms import ChoiceField, ConsoleForm, FilterForm, LineField
-from penstock.console.pages import page, user
+from penstock.console.pages import Scope, page, user
 from penstock.console.responses import done, render, show_form
 from penstock.gate.compliance import SERVED_STATES
 
@@ -66,7 +67,31 @@ class AssociationsForm(ConsoleForm):
     """Sends a checkbox per pipeline and environment; the page renders the boxes itself."""
 
 
-@page("/consumers", needs=Role.VIEWER)
+def _of_form(**_: str) -> list[str]:
+    return [request.form.get("environment", "")]
+
+
+def _associated(**_: str) -> set[str]:
+    """Return the environments in which the form changes the access of a consumer."""
+    before, after = _associations("seen", "seen_new"), _associations("on", "new")
+    pairs = before.pipelines ^ after.pipelines
+    return {environment for environment, _ in pairs} | (before.new_pipelines ^ after.new_pipelines)
+
+
+def visible(consumer: ConsumerDetails) -> ConsumerDetails:
+    """Return a consumer without what it has in environments that the user may not see."""
+    names = set(console_context().environment_names())
+    return replace(
+        consumer,
+        associations={
+            name: pipelines for name, pipelines in consumer.associations.items() if name in names
+        },
+        new_pipelines=[name for name in consumer.new_pipelines if name in names],
+        keys=[key for key in consumer.keys if key.environment in names],
+    )
+
+
+@page("/consumers", needs=Role.VIEWER, scope=Scope.ANY)
 def consumers() -> str:
     """List consumers."""
     context, form, after = console_context(), FindForm(), request.args.get("after")
@@ -109,7 +134,7 @@ def consumers_create() -> Response:
     return show_form("consumer_new.html", form)
 
 
-@page("/consumers/<name>", needs=Role.VIEWER)
+@page("/consumers/<name>", needs=Role.VIEWER, scope=Scope.ANY)
 def consumers_one(name: str) -> Response:
     """Show a consumer."""
     return show_consumer(name, NewKeyForm(environment=console_context().settings.environment))
@@ -118,7 +143,7 @@ def consumers_one(name: str) -> Response:
 def show_consumer(name: str, form: NewKeyForm) -> Response:
     """Return the page of a consumer. Raises UnknownName."""
     context = console_context()
-    consumer = access.show_consumer(context.engine, name)
+    consumer = visible(access.show_consumer(context.engine, name))
     environments = context.environment_names()
     form.environment.offer((environment, environment) for environment in environments)
     keys = list(reversed(consumer.keys))
@@ -149,7 +174,7 @@ def consumers_enable(name: str) -> Response:
     return done(f"{name} enabled.", "consumers_one", name=name)
 
 
-@page("/consumers/<name>/tokens/revoke", needs=Role.OPERATOR, method="POST")
+@page("/consumers/<name>/tokens/revoke", needs=Role.OPERATOR, method="POST", scope=_of_form)
 def consumers_tokens_revoke(name: str) -> Response:
     """Revoke all tokens of a consumer in an environment."""
     environment = request.form.get("environment", "")
@@ -157,13 +182,13 @@ def consumers_tokens_revoke(name: str) -> Response:
     return done(f"All tokens of {name} revoked in {environment}.", "consumers_one", name=name)
 
 
-@page("/consumers/<name>/pipelines", needs=Role.VIEWER)
+@page("/consumers/<name>/pipelines", needs=Role.VIEWER, scope=Scope.ANY)
 def consumers_pipelines(name: str) -> Response:
     """Show the pipelines that a consumer may call: a row each, a checkbox per environment."""
     return _show_access(name, AssociationsForm())
 
 
-@page("/consumers/<name>/pipelines", needs=Role.OPERATOR, method="POST")
+@page("/consumers/<name>/pipelines", needs=Role.OPERATOR, method="POST", scope=_associated)
 def consumers_associate(name: str) -> Response:
     """Save the checkboxes that were changed, in all environments at once."""
     context, form = console_context(), AssociationsForm()
@@ -194,7 +219,7 @@ def _associations(cells: str, new: str) -> Associations:
 
 def _show_access(name: str, form: AssociationsForm) -> Response:
     context = console_context()
-    consumer = access.show_consumer(context.engine, name)
+    consumer = visible(access.show_consumer(context.engine, name))
     environments = context.environment_names()
     associated = {
         environment: set(consumer.associations.get(environment, ())) for environment in environments

@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from flask import current_app, request, session
+from flask import current_app, g, has_request_context, request, session
 
 from penstock.access.encryption import SecretBox
 from penstock.access.environments import list_environments
-from penstock.access.sessions import IDLE_TIMEOUT, is_known_address
+from penstock.access.sessions import IDLE_TIMEOUT, SignedIn, is_known_address
 from penstock.access.snapshot import Snapshot
+from penstock.console.failed_sign_ins import FailedSignIns
 from penstock.contracts.rates import Rate
 from penstock.db.engine import Engine, open_engine
 from penstock.db.tables import EnvironmentRow
 from penstock.durable.engine import RunStore
-from penstock.errors import BadSetting
+from penstock.errors import BadSetting, UnknownName
 from penstock.execution.operations import RunOperations
 from penstock.gate.compliance import Evaluation, State
 from penstock.gate.evaluation import EvaluatedPipelines
@@ -84,6 +85,7 @@ class ConsoleContext:
         self.describe = describe
         self.settings = host.settings
         self.idle = IDLE_TIMEOUT
+        self.failed_sign_ins = FailedSignIns()
         self.traffic = Traffic()
         self.callers = Callers()
         self._engine: Engine | None = None
@@ -146,11 +148,15 @@ class ConsoleContext:
         return own or open_dbos(url, environment, box)
 
     def environments(self) -> list[EnvironmentRow]:
-        """Return all environments by name."""
-        return list_environments(self.engine)
+        """Return the environments in which the user of the request has a role, by name."""
+        rows = list_environments(self.engine)
+        signed_in: SignedIn | None = g.get("user") if has_request_context() else None
+        if signed_in is None or signed_in.role is not None:
+            return rows
+        return [row for row in rows if row.name in signed_in.roles]
 
     def environment_names(self) -> list[str]:
-        """Return the names of all environments."""
+        """Return the names of these environments."""
         return [row.name for row in self.environments()]
 
     def view(self, environment: str) -> EnvironmentView:
@@ -214,11 +220,15 @@ def current_environment() -> str:
     """
     name = request.args.get("env")
     context = console_context()
+    names = context.environment_names()
     if name is not None:
+        if name not in names:
+            raise UnknownName("environment", name, names)
         context.view(name)
         session["env"] = name
         return name
     remembered = session.get("env")
-    if remembered in context.environment_names():
+    if remembered in names:
         return str(remembered)
-    return context.settings.environment
+    own = context.settings.environment
+    return own if own in names or not names else names[0]

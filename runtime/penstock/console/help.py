@@ -15,7 +15,7 @@ from flask.blueprints import BlueprintSetupState
 from markupsafe import Markup
 
 from penstock.access.users import Role
-from penstock.console.pages import NEEDS, ViewFunction, blueprint
+from penstock.console.pages import NEEDS, SCOPES, Scope, ViewFunction, blueprint
 from penstock.console.responses import render
 from penstock.contracts.problem_types import CALL_PROBLEMS, RUN_PROBLEMS
 from penstock.errors import UnknownName
@@ -54,6 +54,7 @@ EXPLAINED_BY: Mapping[str, str] = {
 def _serve(rule: str, view: ViewFunction) -> None:
     """Register a view of the console at a path outside of the console."""
     NEEDS[f"console.{view.__name__}"] = Role.VIEWER
+    SCOPES[f"console.{view.__name__}"] = Scope.ANY
 
     def add(state: BlueprintSetupState) -> None:
         state.app.add_url_rule(f"{ROOT}{rule}", f"console.{view.__name__}", view, methods=["GET"])

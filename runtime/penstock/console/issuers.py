@@ -10,7 +10,7 @@ from penstock.access import issuers as access
 from penstock.access.users import Role
 from penstock.console.context import console_context, current_environment
 from penstock.console.forms import ConsoleForm, LineField, LinesField, OptionsField, TextField
-from penstock.console.pages import page, user
+from penstock.console.pages import Scope, page, user
 from penstock.console.responses import done, show_form
 from penstock.console.tokens import TokensForm, show_tokens
 
@@ -60,7 +60,7 @@ class IssuerForm(ConsoleForm):
     )
 
 
-@page("/tokens/issuers/new", needs=Role.OPERATOR)
+@page("/tokens/issuers/new", needs=Role.OPERATOR, scope=Scope.ONE)
 def tokens_issuer_new() -> Response:
     """Show the form for an issuer."""
     return _show_issuer(IssuerForm())
@@ -70,7 +70,7 @@ def _show_issuer(form: IssuerForm) -> Response:
     return show_form("issuer_new.html", form, env=current_environment())
 
 
-@page("/tokens/issuers/new", needs=Role.OPERATOR, method="POST")
+@page("/tokens/issuers/new", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
 def tokens_issuer_trust() -> Response:
     """Trust tokens of an identity provider."""
     context, environment, form = console_context(), current_environment(), IssuerForm()
@@ -110,7 +110,7 @@ def _claims(form: IssuerForm) -> dict[str, Any]:
     }
 
 
-@page("/tokens/issuers/distrust", needs=Role.OPERATOR, method="POST")
+@page("/tokens/issuers/distrust", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
 def tokens_issuer_distrust() -> Response:
     """Stop trusting tokens of an identity provider."""
     context, environment, form = console_context(), current_environment(), TokensForm()

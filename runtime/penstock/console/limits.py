@@ -17,7 +17,7 @@ from penstock.console.forms import (
     OptionsField,
     WordsField,
 )
-from penstock.console.pages import page, user
+from penstock.console.pages import Scope, page, user
 from penstock.console.responses import done, show_form
 from penstock.contracts.rates import Rate
 from penstock.db.consumer_settings import NamedAddressRuleRow, NamedLimitRow
@@ -117,13 +117,13 @@ def _show(form: ConsumerFilter) -> Response:
     )
 
 
-@page("/limits", needs=Role.VIEWER)
+@page("/limits", needs=Role.VIEWER, scope=Scope.ONE)
 def limits() -> Response:
     """List rate limits and network rules."""
     return _show(ConsumerFilter())
 
 
-@page("/limits/new", needs=Role.OPERATOR)
+@page("/limits/new", needs=Role.OPERATOR, scope=Scope.ONE)
 def limits_new() -> Response:
     """Show the form for a limit."""
     return _show_new(NewLimitForm(consumer=request.args.get("consumer", ""), by="consumer"))
@@ -138,7 +138,7 @@ def _show_new(form: NewLimitForm) -> Response:
     )
 
 
-@page("/limits/new", needs=Role.OPERATOR, method="POST")
+@page("/limits/new", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
 def limits_set() -> Response:
     """Set a rate limit of a consumer."""
     context, environment, form = console_context(), current_environment(), NewLimitForm()
@@ -173,7 +173,7 @@ def limits_set() -> Response:
     return _show_new(form)
 
 
-@page("/limits/remove", needs=Role.OPERATOR, method="POST")
+@page("/limits/remove", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
 def limits_remove() -> Response:
     """Remove the limits of a consumer at a pipeline, or over all pipelines."""
     context, environment, form = console_context(), current_environment(), ConsumerFilter()
@@ -190,7 +190,7 @@ def limits_remove() -> Response:
     return _show(form)
 
 
-@page("/limits/networks/new", needs=Role.OPERATOR)
+@page("/limits/networks/new", needs=Role.OPERATOR, scope=Scope.ONE)
 def limits_network_new() -> Response:
     """Show the form for networks."""
     return _show_networks(NetworksForm(consumer=request.args.get("consumer", "")))
@@ -200,7 +200,7 @@ def _show_networks(form: NetworksForm) -> Response:
     return show_form("network_new.html", form, env=current_environment())
 
 
-@page("/limits/networks/new", needs=Role.OPERATOR, method="POST")
+@page("/limits/networks/new", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
 def limits_network_put() -> Response:
     """Allow or deny networks of a consumer."""
     context, environment, form = console_context(), current_environment(), NetworksForm()
@@ -221,7 +221,7 @@ def limits_network_put() -> Response:
     return _show_networks(form)
 
 
-@page("/limits/networks/remove", needs=Role.OPERATOR, method="POST")
+@page("/limits/networks/remove", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
 def limits_network_remove() -> Response:
     """Remove a network rule of a consumer."""
     context, environment, form = console_context(), current_environment(), ConsumerFilter()

@@ -8,7 +8,7 @@ from flask import Response, jsonify, request
 
 from penstock.access.users import Role
 from penstock.console.context import console_context, current_environment
-from penstock.console.pages import page
+from penstock.console.pages import Scope, page
 from penstock.console.responses import render
 from penstock.db.engine import reading
 from penstock.db.processes import alive
@@ -29,7 +29,7 @@ def _statistics(environment: str, span: str) -> Seen:
     return context.traffic.seen(context.engine, environment_id, span, time.time())
 
 
-@page("/", needs=Role.VIEWER)
+@page("/", needs=Role.VIEWER, scope=Scope.ONE)
 def overview() -> str:
     """Show the state of an environment."""
     context, environment, span = console_context(), current_environment(), selected_span()
@@ -62,14 +62,14 @@ def overview() -> str:
     )
 
 
-@page("/overview/figures", needs=Role.VIEWER)
+@page("/overview/figures", needs=Role.VIEWER, scope=Scope.ONE)
 def overview_figures() -> str:
     """Show the figures alone; the page polls them."""
     environment, span = current_environment(), selected_span()
     return render("_figures.html", span=span, statistics=_statistics(environment, span))
 
 
-@page("/overview/points", needs=Role.VIEWER)
+@page("/overview/points", needs=Role.VIEWER, scope=Scope.ONE)
 def overview_points() -> Response:
     """Return the points of the charts."""
     return chart_points(_statistics(current_environment(), selected_span()))

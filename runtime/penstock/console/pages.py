@@ -6,8 +6,9 @@ NAVIGATION. `app.PAGES` lists the modules of views.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from enum import Enum
 from functools import wraps
 from http import HTTPStatus
 from typing import Any
@@ -19,7 +20,7 @@ from werkzeug.exceptions import HTTPException
 
 from penstock.access.sessions import SignedIn, find_session
 from penstock.access.users import Role
-from penstock.console.context import console_context
+from penstock.console.context import console_context, current_environment
 from penstock.console.formatting import sentence
 from penstock.console.responses import redirect_to, render
 from penstock.db.failures import DatabaseUnavailable
@@ -83,13 +84,30 @@ PUBLIC = {"console.static"}
 NEEDS: dict[str, Role] = {}
 
 
+class Scope(Enum):
+    """The environments in which a user needs the role of a page.
+
+    A page that doesn't say it needs the role in all environments.
+    """
+
+    ALL = "all"
+    ONE = "one"  # the environment of the page
+    ANY = "any"  # at least one: the page shows those environments alone
+
+
+# The environments that a request touches, from the arguments of its view.
+Touched = Callable[..., Iterable[str]]
+SCOPES: dict[str, Scope | Touched] = {}
+
+
 def page(
-    rule: str, *, needs: Role | None, method: str = "GET"
+    rule: str, *, needs: Role | None, method: str = "GET", scope: Scope | Touched = Scope.ALL
 ) -> Callable[[ViewFunction], ViewFunction]:
     """Register a view at a path below the console.
 
-    `needs` is the least role that may request it; None makes it public. A view that changes
-    anything must be a POST: its form carries a CSRF token, and viewers can't send it.
+    `needs` is the least role that may request it; None makes it public. `scope` says in which
+    environments: a path below `/e/<env>` is of that one. A view that changes anything must be a
+    POST: its form carries a CSRF token, and viewers can't send it.
     """
     if needs is Role.VIEWER and method not in SAFE_METHODS:
         raise ValueError(f"{rule}: a viewer changes nothing")
@@ -100,6 +118,7 @@ def page(
             PUBLIC.add(endpoint)
         else:
             NEEDS[endpoint] = needs
+            SCOPES[endpoint] = Scope.ONE if rule.startswith("/e/<env>") else scope
         blueprint.add_url_rule(rule, view.__name__, view, methods=[method])
         return view
 
@@ -111,6 +130,7 @@ def own(rule: str) -> Callable[[ViewFunction], ViewFunction]:
 
     def register(view: ViewFunction) -> ViewFunction:
         NEEDS[f"console.{view.__name__}"] = Role.VIEWER
+        SCOPES[f"console.{view.__name__}"] = Scope.ANY
         blueprint.add_url_rule(rule, view.__name__, view, methods=["POST"])
         return view
 
@@ -159,16 +179,51 @@ def _guard() -> Response | None:
         signed_in = _authenticate()
         if signed_in is None:
             return _to_sign_in()
-        needed = NEEDS.get(request.endpoint or "")
-        if needed is None or not signed_in.role.may(needed):
-            role = ROLE_NAMES[signed_in.role]
-            abort(403, f"This needs the {needed or Role.ADMIN} role; you are {role}.")
+        _require_role(signed_in)
     values = (*request.args.items(multi=True), *request.form.items(multi=True))
     if "\0" in request.path or any("\0" in value for _, value in values):
         abort(400, "A value can't contain the character NUL.")  # PostgreSQL stores none
     if request.method not in SAFE_METHODS:
         csrf.protect()
     return None
+
+
+def _require_role(signed_in: SignedIn) -> None:
+    """Abort with 403 where the user's role is too low, 404 where the environment stays unknown."""
+    endpoint = request.endpoint or ""
+    needed, scope = NEEDS.get(endpoint), SCOPES.get(endpoint, Scope.ALL)
+    if needed is None:
+        abort(403, "This needs the admin role.")
+    if scope is Scope.ALL:
+        roles = [signed_in.role]
+    elif scope is Scope.ANY:
+        roles = [signed_in.highest_role]
+    else:
+        names = (
+            [current_environment()]
+            if scope is Scope.ONE
+            else sorted(set(scope(**(request.view_args or {}))))
+        )
+        for name in names:
+            if signed_in.role_in(name) is None:
+                raise UnknownName("environment", name)
+        # A request that touches no environment changes nothing, or its view finds nothing.
+        roles = [signed_in.role_in(name) for name in names] or [signed_in.highest_role]
+    g.role = lowest_role(roles)
+    if g.role is None or not g.role.may(needed):
+        role = f"you are {ROLE_NAMES[g.role]}" if g.role is not None else "you have none there"
+        where = " in all environments" if scope is Scope.ALL and signed_in.roles else ""
+        abort(403, f"This needs the {needed} role{where}; {role}.")
+
+
+def lowest_role(roles: Iterable[Role | None]) -> Role | None:
+    """Return the lowest of some roles; None where one of them is missing."""
+    lowest: Role | None = Role.ADMIN
+    for role in roles:
+        if role is None or lowest is None:
+            return None
+        lowest = role if lowest.may(role) else lowest
+    return lowest
 
 
 def _to_sign_in() -> Response:
@@ -251,13 +306,13 @@ def _problem(status: int, title: str, detail: str) -> Response:
     return make_response(render(template, title=title, detail=detail), status)
 
 
-@page("", needs=Role.VIEWER)
+@page("", needs=Role.VIEWER, scope=Scope.ANY)
 def home() -> Response:
     """Redirect to the first page."""
     return redirect_to(url_for("console.overview"))
 
 
-@page("/<path:rest>", needs=Role.VIEWER)
+@page("/<path:rest>", needs=Role.VIEWER, scope=Scope.ANY)
 def nothing(rest: str) -> str:
     """Answer 404 for a path without a page."""
     abort(404, f"There is no page {ROOT}/{rest}.")

@@ -16,7 +16,7 @@ from penstock.console.context import EnvironmentView, console_context, current_e
 from penstock.console.forms import ChoiceField, FilterForm, LineField
 from penstock.console.labels import STATE_LABELS
 from penstock.console.overview import chart_points, selected_span
-from penstock.console.pages import page, user
+from penstock.console.pages import Scope, page, user
 from penstock.console.responses import done, render
 from penstock.console.try_it import document_of, routes_of, trial
 from penstock.errors import UnknownName
@@ -106,7 +106,7 @@ def _passes(row: Mapping[str, Any], find: str, state: str) -> bool:
     return not state or state in states
 
 
-@page("/pipelines", needs=Role.VIEWER)
+@page("/pipelines", needs=Role.VIEWER, scope=Scope.ANY)
 def pipelines() -> str:
     """List pipelines, the environments side by side."""
     engine, views, form = console_context().engine, _views(), PipelineFilter()
@@ -143,7 +143,7 @@ def _loaded_pipeline(major: str, name: str) -> tuple[str, LoadedPipeline]:
     return identifier, loaded[identifier]
 
 
-@page("/pipelines/<major>/<name>", needs=Role.VIEWER)
+@page("/pipelines/<major>/<name>", needs=Role.VIEWER, scope=Scope.ANY)
 def pipelines_one(major: str, name: str) -> str:
     """Show a pipeline."""
     identifier, item = _loaded_pipeline(major, name)
@@ -236,7 +236,7 @@ def _served(view: EnvironmentView, identifier: str) -> tuple[Evaluation | None, 
     return None, False
 
 
-@page("/pipelines/<major>/<name>/points", needs=Role.VIEWER)
+@page("/pipelines/<major>/<name>/points", needs=Role.VIEWER, scope=Scope.ONE)
 def pipelines_points(major: str, name: str) -> Response:
     """Return the points of the charts."""
     context, (identifier, _) = console_context(), _loaded_pipeline(major, name)
@@ -250,6 +250,10 @@ def pipelines_points(major: str, name: str) -> Response:
             pipelines=frozenset({identifier}),
         )
     )
+
+
+def _of_form(**_: str) -> list[str]:
+    return [request.form.get("environment", "")]
 
 
 def _set_enabled(major: str, name: str, *, enabled: bool) -> Response:
@@ -269,13 +273,13 @@ def _set_enabled(major: str, name: str, *, enabled: bool) -> Response:
     return done(message, "pipelines_one", major=major, name=name, env=environment)
 
 
-@page("/pipelines/<major>/<name>/disable", needs=Role.OPERATOR, method="POST")
+@page("/pipelines/<major>/<name>/disable", needs=Role.OPERATOR, method="POST", scope=_of_form)
 def pipelines_disable(major: str, name: str) -> Response:
     """Disable a pipeline in an environment."""
     return _set_enabled(major, name, enabled=False)
 
 
-@page("/pipelines/<major>/<name>/enable", needs=Role.OPERATOR, method="POST")
+@page("/pipelines/<major>/<name>/enable", needs=Role.OPERATOR, method="POST", scope=_of_form)
 def pipelines_enable(major: str, name: str) -> Response:
     """Enable a pipeline in an environment."""
     return _set_enabled(major, name, enabled=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from flask import Response, request, url_for
+from flask import Response, g, request, url_for
 from wtforms import HiddenField
 
 from penstock.access import policies as access
@@ -13,7 +13,7 @@ from penstock.access.durations import read_duration
 from penstock.access.users import Role
 from penstock.console.context import EnvironmentView, console_context
 from penstock.console.forms import ConsoleForm, LineField, TextField
-from penstock.console.pages import page, user
+from penstock.console.pages import Scope, page, user
 from penstock.console.responses import done, render, show_form
 from penstock.gate.compliance import State
 from penstock.gate.descriptions import describe_gate
@@ -24,6 +24,10 @@ PER_PAGE = 25
 MAX_VERSION = 2**31 - 1  # of an INTEGER column
 CALLERS_SHOWN = 8  # consumers of a pipeline; the others are loaded on request
 INTERNAL, EXTERNAL = "internal", "external"
+
+
+def _named(name: str) -> list[str]:
+    return [name]
 
 
 class PolicyForm(ConsoleForm):
@@ -44,12 +48,12 @@ class PolicyForm(ConsoleForm):
     )
 
 
-@page("/policies", needs=Role.VIEWER)
+@page("/policies", needs=Role.VIEWER, scope=Scope.ANY)
 def policies() -> str:
     """Show a card per environment."""
     context = console_context()
     rows = context.environments()
-    if user().role.may(Role.OPERATOR):
+    if g.role.may(Role.OPERATOR):
         # An operator who opens this page previews a change next, which names recent callers.
         context.callers.get_ready(context.engine, [row.id for row in rows], time.time())
     return render(
@@ -90,7 +94,7 @@ def _card(view: EnvironmentView) -> dict[str, Any]:
     return {"name": view.name, "version": facts.policy_version, "sides": sides}
 
 
-@page("/policies/<name>", needs=Role.VIEWER)
+@page("/policies/<name>", needs=Role.VIEWER, scope=_named)
 def policies_history(name: str) -> str:
     """Show the versions of the policies of an environment."""
     before = request.args.get("before", type=int)
@@ -120,11 +124,15 @@ def _previewed(name: str, exposure: str, policy: str) -> PolicyChange:
     )
 
 
-@page("/policies/<name>/change", needs=Role.OPERATOR)
+@page("/policies/<name>/change", needs=Role.OPERATOR, scope=_named)
 def policies_preview(name: str) -> Response:
     """Show what another policy would change."""
     exposure, policy = request.args.get("exposure", EXTERNAL), request.args.get("policy", "")
-    return _show_change(_previewed(name, exposure, policy), PolicyForm())
+    change = _previewed(name, exposure, policy)
+    access.record_preview(
+        console_context().engine, user().name, name, change.after, internal=change.internal
+    )
+    return _show_change(change, PolicyForm())
 
 
 def _show_change(change: PolicyChange, form: PolicyForm) -> Response:
@@ -147,7 +155,7 @@ def _show_change(change: PolicyChange, form: PolicyForm) -> Response:
     )
 
 
-@page("/policies/<name>/callers", needs=Role.OPERATOR)
+@page("/policies/<name>/callers", needs=Role.OPERATOR, scope=_named)
 def policies_callers(name: str) -> str:
     """Show the recent callers of a pipeline beyond those in the preview."""
     context, pipeline = console_context(), request.args.get("pipeline", "")
@@ -156,7 +164,7 @@ def policies_callers(name: str) -> str:
     return render("_callers.html", names=callers[pipeline][CALLERS_SHOWN:])
 
 
-@page("/policies/<name>/change", needs=Role.OPERATOR, method="POST")
+@page("/policies/<name>/change", needs=Role.OPERATOR, method="POST", scope=_named)
 def policies_set(name: str) -> Response:
     """Apply a change whose effect is still the one of the preview."""
     form = PolicyForm()

@@ -19,12 +19,13 @@ from penstock.console.forms import (
     UtcMomentField,
 )
 from penstock.console.labels import STATUS_LABELS
-from penstock.console.pages import page, user
+from penstock.console.pages import Scope, page, user
 from penstock.console.responses import done, live, live_part, redirect_to, render, show_form
 from penstock.durable.run_view import RunView
 from penstock.durable.status import attempts_of, span_of
+from penstock.errors import UnknownName
 from penstock.execution.operations import identifiers
-from penstock.execution.run_queries import list_runs
+from penstock.execution.run_queries import environment_of, list_runs
 from penstock.runs.ids import first_id, is_run_id
 from penstock.runs.steps import StepRecord
 
@@ -95,7 +96,7 @@ def _table(environment: str, form: RunFilter) -> str:
     )
 
 
-@page("/runs", needs=Role.VIEWER)
+@page("/runs", needs=Role.VIEWER, scope=Scope.ONE)
 def runs() -> Response:
     """List runs, newest first; a run ID leads to its page."""
     environment, form = current_environment(), RunFilter()
@@ -116,7 +117,7 @@ def runs() -> Response:
     )
 
 
-@page("/runs/rows", needs=Role.VIEWER)
+@page("/runs/rows", needs=Role.VIEWER, scope=Scope.ONE)
 def runs_rows() -> Response:
     """Show the newest runs alone; the page polls them."""
     return live(_table(current_environment(), RunFilter()))
@@ -158,13 +159,21 @@ def _show_run(run: str, form: RerunForm) -> Response:
     )
 
 
-@page("/runs/<run>", needs=Role.VIEWER)
+def _environment_of(run: str) -> list[str]:
+    """Return the environment of a run in a list, empty where there is no such run."""
+    try:
+        return [environment_of(console_context().engine, run)[1]]
+    except UnknownName:
+        return []
+
+
+@page("/runs/<run>", needs=Role.VIEWER, scope=_environment_of)
 def runs_one(run: str) -> Response:
     """Show a run."""
     return _show_run(run, RerunForm())
 
 
-@page("/runs/<run>/state", needs=Role.VIEWER)
+@page("/runs/<run>/state", needs=Role.VIEWER, scope=_environment_of)
 def runs_state(run: str) -> Response:
     """Show the state of a run alone; its page polls it until the run ends."""
     view = console_context().run_operations.show(run)
@@ -173,7 +182,7 @@ def runs_state(run: str) -> Response:
     return live(_state(view))
 
 
-@page("/runs/<run>/cancel", needs=Role.OPERATOR, method="POST")
+@page("/runs/<run>/cancel", needs=Role.OPERATOR, method="POST", scope=_environment_of)
 def runs_cancel(run: str) -> Response:
     """Cancel a durable run and the runs that it started."""
     form = RerunForm()
@@ -183,7 +192,7 @@ def runs_cancel(run: str) -> Response:
     return _show_run(run, form)
 
 
-@page("/runs/<run>/redeliver", needs=Role.OPERATOR, method="POST")
+@page("/runs/<run>/redeliver", needs=Role.OPERATOR, method="POST", scope=_environment_of)
 def runs_redeliver(run: str) -> Response:
     """Re-run a run with the same input, from a step on where one is named."""
     form = RerunForm()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 from flask import Response, request
 
 from penstock.access import callbacks, sensitive_fields, variables
+from penstock.access.seen import state_token
 from penstock.access.users import Role
 from penstock.console.context import console_context, current_environment
 from penstock.console.forms import (
@@ -15,13 +18,15 @@ from penstock.console.forms import (
     HiddenTextField,
     LineField,
     LinesField,
+    ReplacingForm,
     TextField,
     WordsField,
 )
 from penstock.console.limits import row_after
-from penstock.console.pages import page, user
+from penstock.console.pages import Scope, page, user
 from penstock.console.responses import done, show_form
 from penstock.contracts.masks import DEFAULT_SENSITIVE_NAMES
+from penstock.errors import Outdated
 
 PER_PAGE = 50
 MAX_SECRET_DAYS = 36_500
@@ -41,14 +46,14 @@ class SensitiveFieldsForm(ConsoleForm):
     )
 
 
-class VariableForm(ConsoleForm):
+class VariableForm(ReplacingForm):
     """Sets a variable."""
 
     name = LineField("Name", "Enter a name.", description=NAME_HINT)
     value = TextField("Value")
 
 
-class SecretForm(ConsoleForm):
+class SecretForm(ReplacingForm):
     """Sets a secret."""
 
     name = LineField("Name", "Enter a name.", description=NAME_HINT)
@@ -96,28 +101,30 @@ def show_settings(form: SensitiveFieldsForm) -> Response:
     )
 
 
-@page("/settings", needs=Role.VIEWER)
+@page("/settings", needs=Role.VIEWER, scope=Scope.ONE)
 def settings() -> Response:
     """Show the settings of an environment; values of secrets are never shown."""
     return show_settings(SensitiveFieldsForm())
 
 
-@page("/settings/variables/new", needs=Role.OPERATOR)
+@page("/settings/variables/new", needs=Role.OPERATOR, scope=Scope.ONE)
 def settings_variable_new() -> Response:
     """Show the form for a variable, with its current value."""
     name, environment = request.args.get("name", ""), current_environment()
-    values = {
-        row.name: row.value
-        for row in variables.list_variables(console_context().engine, environment)
-    }
-    return _show_variable(VariableForm(name=name, value=values.get(name, "")))
+    value = _value_of(environment, name)
+    return _show_variable(VariableForm(name=name, value=value or "", seen=state_token(value)))
+
+
+def _value_of(environment: str, name: str) -> str | None:
+    rows = variables.list_variables(console_context().engine, environment)
+    return next((row.value for row in rows if row.name == name), None)
 
 
 def _show_variable(form: VariableForm) -> Response:
     return show_form("variable_new.html", form, env=current_environment())
 
 
-@page("/settings/variables/new", needs=Role.OPERATOR, method="POST")
+@page("/settings/variables/new", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
 def settings_variable_set() -> Response:
     """Set a variable."""
     context, environment, form = console_context(), current_environment(), VariableForm()
@@ -129,12 +136,21 @@ def settings_variable_set() -> Response:
             )
     if not form.has_faults:
         with form.faults_at("name"):
-            variables.set_variable(context.engine, user().name, environment, name, value)
+            try:
+                variables.set_variable(
+                    context.engine, user().name, environment, name, value, seen=form.seen_token
+                )
+            except Outdated:
+                saved = _value_of(environment, name)
+                form.add_conflict(
+                    [(name, "deleted" if saved is None else saved)], state_token(saved)
+                )
+                return _show_variable(form)
             return done(f"Variable {name} set in {environment}.", "settings", env=environment)
     return _show_variable(form)
 
 
-@page("/settings/variables/<name>/unset", needs=Role.OPERATOR, method="POST")
+@page("/settings/variables/<name>/unset", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
 def settings_variable_unset(name: str) -> Response:
     """Delete a variable."""
     context, environment, form = console_context(), current_environment(), SensitiveFieldsForm()
@@ -149,14 +165,15 @@ def settings_variable_unset(name: str) -> Response:
     return show_settings(form)
 
 
-@page("/settings/secrets/new", needs=Role.OPERATOR)
+@page("/settings/secrets/new", needs=Role.OPERATOR, scope=Scope.ONE)
 def settings_secret_new() -> Response:
     """Show the form for a secret."""
     name, environment = request.args.get("name", ""), current_environment()
     rows = variables.list_secrets(console_context().engine, environment)
     row = next((row for row in rows if row.name == name), None)
     allowed = row.pipelines if row is not None else None
-    form = SecretForm(name=name, pipelines=allowed or [])
+    token = variables.secret_token(console_context().engine, environment, name)
+    form = SecretForm(name=name, pipelines=allowed or [], seen=token)
     return _show_secret(form, replaces=row is not None)
 
 
@@ -164,14 +181,14 @@ def _show_secret(form: SecretForm, *, replaces: bool = False) -> Response:
     return show_form("secret_new.html", form, env=current_environment(), replaces=replaces)
 
 
-@page("/settings/secrets/new", needs=Role.OPERATOR, method="POST")
+@page("/settings/secrets/new", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
 def settings_secret_set() -> Response:
     """Set a secret, encrypted."""
     context, environment, form = console_context(), current_environment(), SecretForm()
     if not form.is_valid():
         return _show_secret(form)
     name, days = form.name.data, form.days.data
-    with form.faults_at("name", pipeline="pipelines"):
+    with form.faults_at("name", pipeline="pipelines"), _secret_conflicts(form, environment):
         variables.set_secret(
             context.engine,
             user().name,
@@ -182,6 +199,7 @@ def settings_secret_set() -> Response:
             expires=timedelta(days=days) if days else None,
             pipelines=form.pipelines.data,
             offered=context.host.catalog.offered,
+            seen=form.seen_token,
         )
         return done(
             f"Secret {name} set in {environment}. Its value can't be viewed again.",
@@ -191,7 +209,18 @@ def settings_secret_set() -> Response:
     return _show_secret(form)
 
 
-@page("/settings/secrets/<name>/unset", needs=Role.OPERATOR, method="POST")
+@contextmanager
+def _secret_conflicts(form: SecretForm, environment: str) -> Iterator[None]:
+    """Show that another user set or deleted the secret meanwhile; its value is shown nowhere."""
+    try:
+        yield
+    except Outdated:
+        name = form.name.data
+        token = variables.secret_token(console_context().engine, environment, name)
+        form.add_conflict([(name, "another value, set or deleted by another user")], token)
+
+
+@page("/settings/secrets/<name>/unset", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
 def settings_secret_unset(name: str) -> Response:
     """Delete a secret."""
     context, environment, form = console_context(), current_environment(), SensitiveFieldsForm()

@@ -11,7 +11,7 @@ from wtforms import PasswordField, StringField
 from penstock.access import sessions, users
 from penstock.console.context import console_context
 from penstock.console.forms import ConsoleForm, Required
-from penstock.console.pages import ROOT, own, page, user
+from penstock.console.pages import ROOT, Scope, own, page, user
 from penstock.console.responses import done, redirect_to, show_form
 from penstock.errors import UsageError
 
@@ -110,6 +110,7 @@ def sign_in_with_password() -> Response:
         guess.right = account is not None
     if account is None:
         structlog.get_logger("penstock").warning("sign-in failed", user=name, address=address)
+        context.failed_sign_ins.note(context.engine, name, address, "password")
         form.add_fault("password", WRONG_PASSWORD)
         return show_sign_in(form)
     return begin_session(account, "password")
@@ -123,7 +124,7 @@ def sign_out() -> Response:
     return redirect_to(url_for("console.sign_in"))
 
 
-@page("/account", needs=users.Role.VIEWER)
+@page("/account", needs=users.Role.VIEWER, scope=Scope.ANY)
 def account() -> Response:
     """Show the user's own account and sessions."""
     return _show_account(PasswordForm())

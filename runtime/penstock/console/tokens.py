@@ -14,7 +14,7 @@ from penstock.access.pipelines import in_order, set_login_flow
 from penstock.access.users import Role
 from penstock.console.context import console_context, current_environment
 from penstock.console.forms import ChoiceField, ConsoleForm, LineField
-from penstock.console.pages import page, user
+from penstock.console.pages import Scope, page, user
 from penstock.console.responses import done, show_form
 
 MAX_KEYS = 25  # on the page; older ones are counted
@@ -78,19 +78,19 @@ def show_tokens(form: TokensForm) -> Response:
     )
 
 
-@page("/tokens", needs=Role.VIEWER)
+@page("/tokens", needs=Role.VIEWER, scope=Scope.ONE)
 def tokens() -> Response:
     """Show login flows, signing keys and outside issuers."""
     return show_tokens(TokensForm())
 
 
-@page("/tokens/flows/<major>/<name>/designate", needs=Role.OPERATOR, method="POST")
+@page("/tokens/flows/<major>/<name>/designate", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
 def tokens_flow_designate(major: str, name: str) -> Response:
     """Designate a pipeline as a login flow."""
     return _set_flow(f"{major}/{name}", designated=True)
 
 
-@page("/tokens/flows/<major>/<name>/withdraw", needs=Role.OPERATOR, method="POST")
+@page("/tokens/flows/<major>/<name>/withdraw", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
 def tokens_flow_withdraw(major: str, name: str) -> Response:
     """Withdraw the designation of a login flow."""
     return _set_flow(f"{major}/{name}", designated=False)
@@ -115,7 +115,7 @@ def _set_flow(identifier: str, *, designated: bool) -> Response:
     return show_tokens(form)
 
 
-@page("/tokens/keys/rotate", needs=Role.OPERATOR, method="POST")
+@page("/tokens/keys/rotate", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
 def tokens_key_rotate() -> Response:
     """Create a new signing key, which signs from now on."""
     context, environment, form = console_context(), current_environment(), TokensForm()
@@ -136,7 +136,7 @@ def tokens_key_rotate() -> Response:
     return show_tokens(form)
 
 
-@page("/tokens/keys/<kid>/drop", needs=Role.OPERATOR, method="POST")
+@page("/tokens/keys/<kid>/drop", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
 def tokens_key_drop(kid: str) -> Response:
     """Revoke a compromised signing key with all its tokens."""
     context, environment, form = console_context(), current_environment(), TokensForm()
@@ -151,7 +151,7 @@ def tokens_key_drop(kid: str) -> Response:
     return show_tokens(form)
 
 
-@page("/tokens/revoke", needs=Role.OPERATOR, method="POST")
+@page("/tokens/revoke", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
 def tokens_revoke() -> Response:
     """Revoke one token, or all tokens of a consumer."""
     context, environment, form = console_context(), current_environment(), TokensForm()

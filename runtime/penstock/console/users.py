@@ -33,6 +33,12 @@ class NewUserForm(ConsoleForm):
         ],
         default="viewer",
     )
+    environment = ChoiceField(
+        "Environment",
+        checked_by_domain=True,
+        default="",
+        description="Where the role applies. Further environments are on the page of the user.",
+    )
     how = OptionsField(
         "Signs in with",
         [
@@ -43,10 +49,19 @@ class NewUserForm(ConsoleForm):
     )
 
 
-class RoleForm(ConsoleForm):
-    """Changes the role of a user."""
+ROLES = [(role.value, role.value) for role in Role] + [(access.NO_ROLE, access.NO_ROLE)]
 
-    role = ChoiceField("Role", [(role.value, role.value) for role in Role])
+
+class RoleForm(ConsoleForm):
+    """Changes the role of a user, in all environments or in one."""
+
+    environment = ChoiceField("Environment", checked_by_domain=True, default="")
+    role = ChoiceField("Role", ROLES)
+
+    def offer_environments(self) -> None:
+        """Offer all environments together, and each."""
+        names = console_context().environment_names()
+        self.environment.offer([("", "all environments"), *((name, name) for name in names)])
 
 
 @page("/users", needs=Role.ADMIN)
@@ -58,7 +73,13 @@ def users() -> str:
 @page("/users/new", needs=Role.ADMIN)
 def users_new() -> Response:
     """Show the form for a user."""
-    return show_form("user_new.html", NewUserForm())
+    return _show_new(NewUserForm())
+
+
+def _show_new(form: NewUserForm) -> Response:
+    names = console_context().environment_names()
+    form.environment.offer([("", "all environments"), *((name, name) for name in names)])
+    return show_form("user_new.html", form)
 
 
 @page("/users/new", needs=Role.ADMIN, method="POST")
@@ -67,18 +88,20 @@ def users_create() -> Response:
     form = NewUserForm()
     if form.is_valid():
         password = None if form.how.data == "provider" else passwords.generate_password()
-        with form.faults_at("name"):
+        environment = form.environment.data
+        with form.faults_at("name", environment="environment"):
             name = access.create_user(
                 console_context().engine,
                 user().name,
                 form.name.data,
                 Role(form.role.data),
                 password,
+                environments=[environment] if environment else [],
             )
             if password is not None:
                 return _show_password(name, password, f"{name} created")
             return done(f"{name} created. Signs in with the identity provider.", "users")
-    return show_form("user_new.html", form)
+    return _show_new(form)
 
 
 def _show_password(name: str, password: str, title: str) -> Response:
@@ -100,6 +123,7 @@ def users_one(name: str) -> Response:
 
 
 def _show_user(name: str, form: RoleForm) -> Response:
+    form.offer_environments()
     return show_form(
         "user.html",
         form,
@@ -110,13 +134,19 @@ def _show_user(name: str, form: RoleForm) -> Response:
 
 @page("/users/<name>/role", needs=Role.ADMIN, method="POST")
 def users_role(name: str) -> Response:
-    """Change the role of a user."""
+    """Change the role of a user in all environments or in one."""
     form = RoleForm()
     if form.is_valid():
-        with form.faults_at("role"):
-            role = Role(form.role.data)
-            access.set_role(console_context().engine, user().name, name, role)
-            return done(f"Role of {name} changed to {role}.", "users_one", name=name)
+        environment = form.environment.data or None
+        with form.faults_at("role", environment="environment"):
+            role = None if form.role.data == access.NO_ROLE else Role(form.role.data)
+            access.set_role(
+                console_context().engine, user().name, name, role, environment=environment
+            )
+            where = f" in {environment}" if environment else ""
+            return done(
+                f"Role of {name} changed to {form.role.data}{where}.", "users_one", name=name
+            )
     return _show_user(name, form)
 
 

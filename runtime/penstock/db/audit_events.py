@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from datetime import datetime
 
 import sqlalchemy as sa
 
-from penstock.db.paging import containing
+from penstock.db.rows import AnyColumn
 from penstock.db.tables import AuditEventRow
 
 
@@ -19,13 +20,14 @@ def page(  # noqa: PLR0913  one argument a filter
     subject: str | None = None,
     since: datetime | None = None,
     before: int | None = None,
-    search: str = "",
     limit: int,
+    environments: Collection[str] | None = None,
+    text: str | None = None,
 ) -> list[AuditEventRow]:
     """Return events, newest first.
 
-    An action that ends with a colon stands for all actions with that beginning. `search` is a text
-    in the actor, the action or the subject. The next page is before the last id of a page.
+    An action that ends with a colon stands for all actions with that beginning. The next page is
+    before the last id of a page.
     """
     query = AuditEventRow.select().order_by(AuditEventRow.id.desc()).limit(limit)
     for column, value in (
@@ -41,14 +43,26 @@ def page(  # noqa: PLR0913  one argument a filter
             if action.endswith(":")
             else AuditEventRow.action == action
         )
-    if search:
-        columns = (AuditEventRow.actor, AuditEventRow.action, AuditEventRow.subject)
-        query = query.where(containing(search, *columns))
+    if text:
+        parts = (
+            AuditEventRow.actor,
+            AuditEventRow.action,
+            AuditEventRow.subject,
+            sa.cast(AuditEventRow.detail, sa.Text),
+        )
+        query = query.where(sa.or_(*(part.icontains(text, autoescape=True) for part in parts)))
+    if environments is not None:
+        query = query.where(AuditEventRow.environment.in_(environments))
     if since is not None:
         query = query.where(AuditEventRow.at >= since)
     if before is not None:
         query = query.where(AuditEventRow.id < before)
     return AuditEventRow.fetch(connection, query)
+
+
+def add(connection: sa.Connection, values: Mapping[AnyColumn, object]) -> None:
+    """Write an event."""
+    connection.execute(sa.insert(AuditEventRow.table).values(dict(values)))
 
 
 def find(connection: sa.Connection, number: int) -> AuditEventRow | None:

@@ -343,6 +343,14 @@ class UserRow(NamedRow, table="users"):
     signed_in_at: Col[datetime | None] = column(Moment, nullable=True)
 
 
+class UserRoleRow(Row, table="user_roles"):
+    """The role of a user in one environment, besides the user's role in all of them."""
+
+    user_id: Col[int] = column(ForeignKey(UserRow.id), primary_key=True)
+    environment_id: Col[int] = column(ForeignKey(EnvironmentRow.id), primary_key=True)
+    role: Col[str] = column(String(16))
+
+
 class UserSessionRow(Row, table="user_sessions"):
     """A session of a user of the console. Only the digest of its token is stored."""
 

@@ -100,6 +100,10 @@ class AccessChange(RowReader):
         query = sa.select(*values.values()).where(*_equal(match), ~exists)
         self._connection.execute(sa.insert(source).from_select(list(values), query))
 
+    def delete(self, kind: type[Row], match: Values) -> int:
+        """Delete the rows that match and return how many there were. It is not for access data."""
+        return self._connection.execute(sa.delete(kind.table).where(*_equal(match))).rowcount
+
     def delete_history(self) -> None:
         """Delete the marks of all earlier revisions.
 

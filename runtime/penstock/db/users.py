@@ -11,7 +11,13 @@ import sqlalchemy as sa
 
 from penstock.db.engine import Engine, writing
 from penstock.db.rows import Col, joined
-from penstock.db.tables import UserNetworkRow, UserRow, UserSessionRow
+from penstock.db.tables import (
+    EnvironmentRow,
+    UserNetworkRow,
+    UserRoleRow,
+    UserRow,
+    UserSessionRow,
+)
 
 
 class SessionRow(UserSessionRow):
@@ -37,6 +43,26 @@ def find_session(connection: sa.Connection, digest: bytes) -> SessionRow | None:
         .where(UserSessionRow.digest == digest)
     )
     return SessionRow.fetch_first(connection, query)
+
+
+class EnvironmentRoleRow(UserRoleRow):
+    """The role of a user in an environment, with the environment's name."""
+
+    environment: Col[str] = joined(EnvironmentRow.name)
+
+
+def environment_roles(
+    connection: sa.Connection, user_id: int | None = None
+) -> list[EnvironmentRoleRow]:
+    """Return the roles of a user, or of all users, in single environments by name."""
+    query = (
+        EnvironmentRoleRow.select()
+        .join(EnvironmentRow.table, EnvironmentRow.id == UserRoleRow.environment_id)
+        .order_by(EnvironmentRow.name)
+    )
+    if user_id is not None:
+        query = query.where(UserRoleRow.user_id == user_id)
+    return EnvironmentRoleRow.fetch(connection, query)
 
 
 def touch_session(engine: Engine, session_id: int, now: datetime) -> None:

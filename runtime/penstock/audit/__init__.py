@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,9 +11,11 @@ from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any
 
+from penstock.audit import sentences
 from penstock.contracts.csv_lines import csv_line
 from penstock.db import audit_events
-from penstock.db.engine import Engine, reading
+from penstock.db.engine import Engine, reading, writing
+from penstock.db.rows import AnyColumn
 from penstock.db.tables import AuditEventRow
 from penstock.db.unit_of_work import AccessChange, access_change
 from penstock.errors import UnknownName, UsageError
@@ -25,6 +27,7 @@ class Action(StrEnum):
     ENVIRONMENT_CREATED = "environment:created"
     ENVIRONMENT_CHANGED = "environment:changed"
     POLICY_SET = "environment:policy:set"
+    POLICY_PREVIEWED = "environment:policy:previewed"
     PIPELINES_SEEN = "pipeline:seen"
     PIPELINE_ENABLED = "pipeline:enabled"
     PIPELINE_DISABLED = "pipeline:disabled"
@@ -71,8 +74,10 @@ class Action(StrEnum):
     USER_ROLE_SET = "user:role:set"
     USER_PASSWORD_SET = "user:password:set"  # noqa: S105  a word, no password
     USER_SIGNED_IN = "user:signed-in"
+    USER_SIGN_IN_FAILED = "user:sign-in-failed"
     USER_SIGNED_OUT = "user:signed-out"
     USER_SESSIONS_ENDED = "user:sessions:ended"
+    AUDIT_EXPORTED = "audit:exported"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,16 @@ class Event:
     environment: str | None
     subject: str
     detail: Mapping[str, Any]
+
+    @property
+    def act(self) -> str:
+        """What the actor did, in words."""
+        return sentences.act(self.action, self.subject, self.environment, self.detail)
+
+    @property
+    def differences(self) -> list[tuple[str, Any, Any]]:
+        """What was replaced: name, value before, value after."""
+        return sentences.differences(self.detail)
 
 
 @contextmanager
@@ -112,17 +127,34 @@ def note(
     environment: str | None = None,
 ) -> None:
     """Write an event of an open change; a change with several effects has several events."""
-    rows.add(
-        AuditEventRow,
-        {
-            AuditEventRow.at: datetime.now(UTC),
-            AuditEventRow.actor: actor[:255],
-            AuditEventRow.action: action.value,
-            AuditEventRow.environment: environment,
-            AuditEventRow.subject: subject[:255],
-            AuditEventRow.detail: dict(detail),
-        },
-    )
+    rows.add(AuditEventRow, _values(actor, action, subject, detail, environment))
+
+
+def record(
+    engine: Engine,
+    actor: str,
+    action: Action,
+    subject: str,
+    detail: Mapping[str, Any],
+    *,
+    environment: str | None = None,
+) -> None:
+    """Write an event of an act that changes no access data. Raises DatabaseUnavailable."""
+    with writing(engine) as connection:
+        audit_events.add(connection, _values(actor, action, subject, detail, environment))
+
+
+def _values(
+    actor: str, action: Action, subject: str, detail: Mapping[str, Any], environment: str | None
+) -> dict[AnyColumn, object]:
+    return {
+        AuditEventRow.at: datetime.now(UTC),
+        AuditEventRow.actor: actor[:255],
+        AuditEventRow.action: action.value,
+        AuditEventRow.environment: environment,
+        AuditEventRow.subject: subject[:255],
+        AuditEventRow.detail: dict(detail),
+    }
 
 
 def kinds() -> list[str]:
@@ -140,12 +172,14 @@ def events(  # noqa: PLR0913  one argument a filter
     subject: str | None = None,
     since: datetime | None = None,
     before: int | None = None,
-    search: str = "",
+    environments: Collection[str] | None = None,
+    text: str | None = None,
 ) -> list[Event]:
     """Return events, newest first.
 
-    `action` is an action or a kind; `search` is a text in the actor, the action or the subject. The
-    next page is before the last id of a page. Raises UsageError.
+    `action` is an action or a kind; the next page is before the last id of a page. `environments`
+    restricts the events to those of some environments. `text` is a part of the actor, action,
+    subject or detail, in any case. Raises UsageError.
     """
     if action in kinds():
         action = f"{action}:"
@@ -164,8 +198,9 @@ def events(  # noqa: PLR0913  one argument a filter
             subject=subject,
             since=since,
             before=before,
-            search=search,
             limit=limit,
+            environments=environments,
+            text=text,
         )
     return [_event(row) for row in rows]
 
