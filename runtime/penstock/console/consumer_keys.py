@@ -21,7 +21,7 @@ def _of_form(**_: str) -> list[str]:
 def _of_key(name: str, key_id: str) -> list[str]:
     """Return the environment of a key in a list, empty where the consumer has no such key."""
     try:
-        keys = api_keys.list_keys(console_context().engine, consumer=name)
+        keys = api_keys.list_keys(console_context().engine, api_keys.KeyQuery(consumer=name))
     except UnknownName:
         return []
     return [key.environment for key in keys if key.id == key_id]
