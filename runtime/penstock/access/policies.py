@@ -158,7 +158,7 @@ def _set_graces(
 def record_preview(
     engine: Engine, actor: str, environment: str, policy: str, *, internal: bool
 ) -> None:
-    """Write to the audit log that somebody looked at what a policy would change."""
+    """Write to the audit log that a user looked at what a policy would change."""
     detail = {"policy": policy, "exposure": "internal" if internal else "external"}
     action = audit.Action.POLICY_PREVIEWED
     audit.record(engine, actor, action, environment, detail, environment=environment)

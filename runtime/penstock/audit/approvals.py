@@ -122,7 +122,7 @@ def gate(
     request: Mapping[str, Any],
     state: object,
 ) -> None:
-    """Raise ApprovalRequired where the environment asks for it and nobody else approved.
+    """Raise ApprovalRequired where the environment asks for it and there is no approval.
 
     `request` and `state` are JSON: what changes, and what the change is based on. Raises Outdated
     where the approved change is another one, is based on another state, or was applied already.

@@ -56,9 +56,9 @@ def changes_show(context: Context, number: int) -> None:
 @click.argument("number", type=click.IntRange(1, 2**31))
 @pass_context
 def changes_approve(context: Context, number: int) -> None:
-    """Apply a change of somebody else exactly as it was proposed.
+    """Apply a change of another person exactly as it was proposed.
 
-    The approver is the user who is logged in to the operating system, whatever --actor names.
+    The approver is the user who is logged in to the operating system; --actor does not count.
     """
     evaluator = context.host.evaluator
 
