@@ -214,6 +214,10 @@ class UnknownName(UsageError):
         self.kind = kind
 
 
+class Outdated(PenstockError):
+    """What a change was based on has changed meanwhile."""
+
+
 class AlreadyExists(PenstockError):
     """Another object of that kind has that name."""
 

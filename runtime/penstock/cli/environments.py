@@ -150,6 +150,10 @@ def policy_set(  # noqa: PLR0913, PLR0917  one argument an option
         context.engine, environment, context.box
     )
     change = context.host.evaluator.preview(snapshot, option, internal=internal)
+    if dry_run:
+        policies.record_preview(
+            context.engine, context.actor, environment, option, internal=internal
+        )
     click.echo(f"{environment}{' (internal)' if internal else ''}: {change.before} -> {option}")
     for name, item in change.stops.items():
         click.echo(

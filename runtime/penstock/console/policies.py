@@ -128,7 +128,11 @@ def _previewed(name: str, exposure: str, policy: str) -> PolicyChange:
 def policies_preview(name: str) -> Response:
     """Show what another policy would change."""
     exposure, policy = request.args.get("exposure", EXTERNAL), request.args.get("policy", "")
-    return _show_change(_previewed(name, exposure, policy), PolicyForm())
+    change = _previewed(name, exposure, policy)
+    access.record_preview(
+        console_context().engine, user().name, name, change.after, internal=change.internal
+    )
+    return _show_change(change, PolicyForm())
 
 
 def _show_change(change: PolicyChange, form: PolicyForm) -> Response:
