@@ -168,9 +168,9 @@ def policy_set(  # noqa: PLR0913, PLR0917  one argument an option
         click.echo("dry run: nothing was changed")
         return
     if change.stops and not grace and not yes:
-        click.confirm(
-            f"{len(change.stops)} pipelines will stop being served. Apply {option}?", abort=True
-        )
+        count = len(change.stops)
+        pipelines = "1 pipeline" if count == 1 else f"{count} pipelines"
+        click.confirm(f"{pipelines} will stop being served. Apply {option}?", abort=True)
     policies.set_policy(
         context.engine,
         context.actor,
