@@ -20,7 +20,7 @@ def read_duration(text: str) -> timedelta:
     """Return a duration. Raises UsageError."""
     match = WRITTEN.fullmatch(text)
     if match is None:
-        raise UsageError(f"{text!r} is no duration; write 30s, 15m, 12h, 7 days or 2w")
+        raise UsageError(f"{text!r} is no duration; write 30s, 15m, 12h, 7d or 2w")
     duration = timedelta(**{UNITS[match[2][0].lower()]: int(match[1])})
     if duration > MAX_DURATION:
         raise UsageError(f"{text!r} is longer than a hundred years; leave it out, or write less")

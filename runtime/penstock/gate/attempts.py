@@ -1,6 +1,6 @@
 """A call as it was, or as it could be: what it presents at a gate, without any credential.
 
-An explanation must be decided by the gate's own rules, and nobody has the caller's credentials. So
+An explanation must be decided by the gate's own rules, without the caller's credentials. So
 a call under examination carries a key that was just drawn, and `SupposedAccess` finds the stored
 key in its place. Its token is signed with a key that only such access data knows: it is worth
 nothing at a gate that answers calls.
@@ -67,7 +67,7 @@ class Attempt:
 
 
 class SupposedAccess(Snapshot):
-    """Access data with changes that nobody made. It belongs to one thread, and is not refreshed."""
+    """Access data with supposed changes. It belongs to one thread, and is not refreshed."""
 
     def __init__(self, base: Snapshot) -> None:
         # The parts are shared with the base and never changed in place.

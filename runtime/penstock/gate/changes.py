@@ -65,7 +65,7 @@ class Change:
 
 @dataclass(slots=True)
 class Supposed:
-    """A call and the access data after some changes, before anybody made them.
+    """A call and the access data after some changes, before they are made.
 
     `consumer` is the caller. `toggles` are options of the trigger that a developer adds. `spare` is
     a usable key of the consumer.

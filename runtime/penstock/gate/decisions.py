@@ -1,7 +1,7 @@
 """Decide about a call under examination by the rules that decide about calls.
 
 The evaluation, the gate, its authenticators and the networks are those of a call. Only kinds of
-credentials that nobody can draw, such as passwords and certificates, count as presented or not.
+credentials that can't be drawn, such as passwords and certificates, count as presented or not.
 Rates are not counted: a decision says what access data and credentials allow.
 """
 
@@ -25,6 +25,7 @@ from penstock.errors import CredentialRejected, Refusal, TokenNotIssued
 from penstock.gate.attempts import Attempt, PresentedKey, SupposedAccess, Token
 from penstock.gate.changes import OF_PIPELINE, Change, Supposed
 from penstock.gate.compliance import Evaluation
+from penstock.gate.gate import Gate
 from penstock.plugins.guard import PluginFault
 
 API_KEY, TOKEN = "api_key", "jwt"
@@ -102,7 +103,11 @@ class Examination:
             return *rejected, False
         now = time.time()
         try:
-            gate = evaluation.gate.with_authenticators(lambda item: _examined(item, supposed))
+            checks = tuple(
+                (_examined(item, supposed), required) for item, required in evaluation.gate.checks
+            )
+            until = float("inf") if evaluation.until is None else evaluation.until
+            gate = Gate(attempt.pipeline, checks, trigger.scopes, until)
             head = RequestHead(self._environ(supposed, evaluation, now), attempt.pipeline)
             caller = gate.admit(head, access, now)
         except Refusal as refusal:
@@ -127,7 +132,7 @@ class Examination:
                 access.present(digest, attempt.key, usable=supposed.enable_key)
             elif supposed.new_key and supposed.sends_new_key and supposed.consumer is not None:
                 access.present_new(digest, supposed.consumer)
-            for header in evaluation.gate.headers_of(API_KEY)[:1]:
+            for header in key_headers(evaluation.gate)[:1]:
                 environ["HTTP_" + header.upper().replace("-", "_")] = drawn
         if attempt.token is not Token.NONE:
             environ["HTTP_AUTHORIZATION"] = f"Bearer {self._token(supposed, now)}"
@@ -151,8 +156,13 @@ class Examination:
         return issued.access_token
 
 
+def key_headers(gate: Gate) -> tuple[str, ...]:
+    """Return the headers in which a gate finds API keys."""
+    return next((item.credential_headers for item, _ in gate.checks if item.name == API_KEY), ())
+
+
 def _examined(item: RegisteredAuthenticator, supposed: Supposed) -> RegisteredAuthenticator:
-    """Return what stands for an authenticator whose credentials nobody can draw."""
+    """Return what stands for an authenticator whose credentials can't be drawn."""
     if item.name in {API_KEY, TOKEN}:
         return item
     presented = item.name in supposed.attempt.others

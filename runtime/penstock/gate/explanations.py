@@ -19,7 +19,7 @@ from penstock.contracts.variables import SecretNeed
 from penstock.gate.attempts import Attempt, Token
 from penstock.gate.changes import Actor, Change, ChangeKind, Supposed
 from penstock.gate.compliance import State
-from penstock.gate.decisions import API_KEY, TOKEN, Decision, Examination
+from penstock.gate.decisions import API_KEY, TOKEN, Decision, Examination, key_headers
 from penstock.gate.needs import needs_of
 
 MAX_CHANGES = 24
@@ -269,7 +269,7 @@ def _send_key(decision: Decision) -> Iterator[Change]:
     supposed = decision.supposed
     key, consumer = supposed.attempt.key, supposed.consumer
     environment = supposed.access.environment.name
-    header = next(iter(decision.evaluation.gate.headers_of(API_KEY)), "X-API-Key")
+    header = next(iter(key_headers(decision.evaluation.gate)), "X-API-Key")
     if key is not None and key.state == "disabled" and key.environment == environment:
         yield Change(
             ChangeKind.ENABLE_KEY,

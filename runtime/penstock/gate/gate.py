@@ -66,17 +66,10 @@ class Gate:
         self.counts_once = any(authenticator.counts_once for authenticator, _ in checks)
         self._guessable = any(authenticator.guessable for authenticator, _ in checks)
 
-    def with_authenticators(
-        self, change: Callable[[RegisteredAuthenticator], RegisteredAuthenticator]
-    ) -> Gate:
-        """Return this gate with other authenticators in place of its own, in the same order."""
-        checks = tuple((change(item), required) for item, required in self._checks)
-        return Gate(self._pipeline, checks, self._scopes, self._until)
-
-    def headers_of(self, name: str) -> tuple[str, ...]:
-        """Return the headers that carry the credential of an authenticator, by its name."""
-        headers = (item.credential_headers for item, _ in self._checks if item.name == name)
-        return next(headers, ())
+    @property
+    def checks(self) -> tuple[tuple[RegisteredAuthenticator, bool], ...]:
+        """The authenticators in their order, each with whether it is required."""
+        return self._checks
 
     def admit(
         self,

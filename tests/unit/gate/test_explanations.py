@@ -312,9 +312,13 @@ def test_exposure_says_who_may_call_in_each_environment_and_what_differs(world: 
 
 
 def test_the_commands_explain_a_gate_a_made_up_call_and_what_is_exposed(world: World) -> None:
-    (key,) = [key for key in world.presented("hooli", "lab") if key.state == "usable"][:1]
-    for command in ("consumer enable hooli", "pipeline enable v1/keyed --env lab"):
+    for command in (
+        "key create hooli --env lab",
+        "consumer enable hooli",
+        "pipeline enable v1/keyed --env lab",
+    ):
         world.operate(f"penstock {command}")
+    key = next(key for key in world.presented("hooli", "lab") if key.state == "usable")
     world.operate("penstock consumer associate hooli v1/keyed --env lab")
     world.operate("penstock consumer dissociate hooli v1/keyed --env lab")
 
