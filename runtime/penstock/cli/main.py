@@ -11,6 +11,7 @@ from penstock import logs
 from penstock.cli import (
     audit,
     callbacks,
+    changes,
     check,
     consumers,
     credentials,
@@ -121,6 +122,7 @@ MANAGEMENT = (
     *sensitive_fields.COMMANDS,
     *callbacks.COMMANDS,
     *users.COMMANDS,
+    *changes.COMMANDS,
 )
 DEPLOYMENT = (
     *serve.COMMANDS,

@@ -14,12 +14,13 @@ from http import HTTPStatus
 from typing import Any
 
 import structlog
-from flask import Blueprint, Response, abort, g, make_response, request, session, url_for
+from flask import Blueprint, Response, abort, flash, g, make_response, request, session, url_for
 from flask_wtf.csrf import CSRFError, CSRFProtect
 from werkzeug.exceptions import HTTPException
 
 from penstock.access.sessions import SignedIn, find_session
 from penstock.access.users import Role
+from penstock.audit.approvals import ChangePending
 from penstock.console.context import console_context, current_environment
 from penstock.console.formatting import sentence
 from penstock.console.responses import redirect_to, render
@@ -64,6 +65,7 @@ NAVIGATION = (
     Entry("tokens", "Tokens"),
     Entry("limits", "Limits"),
     Entry("settings", "Settings"),
+    Entry("changes", "Changes"),
     Entry("audit", "Audit"),
     Entry("users", "Users", Role.ADMIN),
 )
@@ -290,6 +292,9 @@ def _domain_error(error: PenstockError) -> Response:
         response = _problem(error.status, error.title, error.detail)
         response.headers.extend(error.headers)
         return response
+    if isinstance(error, ChangePending):
+        flash(sentence(error).replace("`", ""))
+        return redirect_to(url_for("console.changes"))
     if isinstance(error, UnknownName):
         return _problem(404, "Not found", sentence(error))
     if isinstance(error, DatabaseUnavailable):
