@@ -18,6 +18,8 @@ from penstock.cli import (
     database,
     docs,
     environments,
+    explain,
+    exposure,
     limits,
     pipelines,
     runs,
@@ -112,6 +114,8 @@ def penstock(context: click.Context, actor: str | None) -> None:
 MANAGEMENT = (
     *environments.COMMANDS,
     *pipelines.COMMANDS,
+    *explain.COMMANDS,
+    *exposure.COMMANDS,
     *consumers.COMMANDS,
     *credentials.COMMANDS,
     *limits.COMMANDS,
