@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "20261127_key_listing"
-down_revision = "20261127_user_roles"
+down_revision = "20261127_pending_changes"
 branch_labels = None
 depends_on = None
 

@@ -61,6 +61,14 @@ def consumer_in(reader: RowReader, consumer: str, environment: str) -> ConsumerP
     return ConsumerPlace(environment_row(reader, environment).id, consumer_row(reader, consumer).id)
 
 
+def environment_of(reader: RowReader, place: ConsumerPlace) -> EnvironmentRow:
+    """Return the row of an environment. Raises UnknownName."""
+    row = reader.find(EnvironmentRow, {EnvironmentRow.id: place.environment_id})
+    if row is None:
+        raise UnknownName("environment", str(place.environment_id))
+    return row
+
+
 def in_environment(
     reader: RowReader, kind: type[EnvironmentScopedRow], environment: str | None
 ) -> Values:

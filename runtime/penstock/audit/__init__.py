@@ -13,6 +13,7 @@ from typing import Any
 
 from penstock.audit import sentences
 from penstock.contracts.csv_lines import csv_line
+from penstock.audit.approvals import ApprovalRequired, ChangePending, propose
 from penstock.db import audit_events
 from penstock.db.engine import Engine, reading, writing
 from penstock.db.rows import AnyColumn
@@ -77,6 +78,9 @@ class Action(StrEnum):
     USER_SIGN_IN_FAILED = "user:sign-in-failed"
     USER_SIGNED_OUT = "user:signed-out"
     USER_SESSIONS_ENDED = "user:sessions:ended"
+    CHANGE_PROPOSED = "change:proposed"
+    CHANGE_APPROVED = "change:approved"
+    CHANGE_REJECTED = "change:rejected"
     AUDIT_EXPORTED = "audit:exported"
 
 
@@ -109,12 +113,27 @@ def change(
 ) -> Iterator[tuple[AccessChange, dict[str, Any]]]:
     """Open a change of access data, and write its event at the end.
 
-    It yields the change, and a dict that becomes the event's detail. Raises DatabaseUnavailable.
+    It yields the change, and a dict that becomes the event's detail. Raises DatabaseUnavailable,
+    and ChangePending where the change waits for a second approval.
     """
     detail: dict[str, Any] = {}
-    with access_change(engine) as rows:
-        yield rows, detail
-        note(rows, actor, action, subject, detail, environment=environment)
+    try:
+        with access_change(engine) as rows:
+            yield rows, detail
+            note(rows, actor, action, subject, detail, environment=environment)
+    except ApprovalRequired as required:
+        number = propose_change(engine, actor, required, subject, environment)
+        raise ChangePending(number) from required
+
+
+def propose_change(
+    engine: Engine, actor: str, required: ApprovalRequired, subject: str, environment: str | None
+) -> int:
+    """Write a change as pending with its event, and return its number."""
+    number = propose(engine, actor, required.proposal)
+    facts = {"change": number, "kind": required.proposal.kind.value}
+    record(engine, actor, Action.CHANGE_PROPOSED, subject, facts, environment=environment)
+    return number
 
 
 def note(

@@ -42,6 +42,7 @@ def env_list(context: Context, listing: Listing) -> None:
             "algorithm",
             "run_retention",
             "record_bodies",
+            "second_approval",
             "created_at",
         ),
         lambda row: row.name,
@@ -71,6 +72,11 @@ def env_create(context: Context, name: str) -> None:
     type=click.Choice(RECORDED),
     help="Bodies that pipelines may record at most.",
 )
+@click.option(
+    "--second-approval",
+    type=click.Choice(["on", "off"]),
+    help="Whether changes that widen access wait for the approval of another operator.",
+)
 @pass_context
 def env_set(
     context: Context,
@@ -79,6 +85,7 @@ def env_set(
     keys_in_query: str | None,
     run_retention: timedelta | None,
     record_bodies: str | None,
+    second_approval: str | None,
 ) -> None:
     """Change the limits of an environment."""
     environments.change_environment(
@@ -90,6 +97,7 @@ def env_set(
             keys_in_query=keys_in_query == "on" if keys_in_query else None,
             run_retention=int(run_retention.total_seconds()) if run_retention else None,
             record_bodies=record_bodies,
+            second_approval=second_approval == "on" if second_approval else None,
         ),
     )
     click.echo(f"environment {name} changed")

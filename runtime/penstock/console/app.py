@@ -16,6 +16,7 @@ from penstock.access.sessions import SignedIn
 from penstock.access.users import Role
 from penstock.console import (
     audit_trail,
+    changes,
     consumer_keys,
     consumers,
     environment_settings,
@@ -53,6 +54,7 @@ PAGES = (
     settings,
     environment_settings,
     audit_trail,
+    changes,
     sign_in,
     users,
     help_pages,

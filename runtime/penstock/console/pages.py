@@ -14,12 +14,13 @@ from http import HTTPStatus
 from typing import Any
 
 import structlog
-from flask import Blueprint, Response, abort, g, make_response, request, session, url_for
-from flask_wtf.csrf import CSRFProtect
+from flask import Blueprint, Response, abort, flash, g, make_response, request, session, url_for
+from flask_wtf.csrf import CSRFError, CSRFProtect
 from werkzeug.exceptions import HTTPException
 
 from penstock.access.sessions import SignedIn, find_session
 from penstock.access.users import Role
+from penstock.audit.approvals import ChangePending
 from penstock.console.context import console_context, current_environment
 from penstock.console.formatting import sentence
 from penstock.console.responses import redirect_to, render
@@ -64,6 +65,7 @@ NAVIGATION = (
     Entry("tokens", "Tokens"),
     Entry("limits", "Limits"),
     Entry("settings", "Settings"),
+    Entry("changes", "Changes"),
     Entry("audit", "Audit"),
     Entry("users", "Users", Role.ADMIN),
 )
@@ -80,6 +82,9 @@ blueprint = Blueprint(
     static_url_path="/static",
 )
 csrf = CSRFProtect()
+CSRF_FAILED = (
+    "Your session expired, or this page is too old. Load the page again, then send the form."
+)
 PUBLIC = {"console.static"}
 NEEDS: dict[str, Role] = {}
 
@@ -184,7 +189,10 @@ def _guard() -> Response | None:
     if "\0" in request.path or any("\0" in value for _, value in values):
         abort(400, "A value can't contain the character NUL.")  # PostgreSQL stores none
     if request.method not in SAFE_METHODS:
-        csrf.protect()
+        try:
+            csrf.protect()
+        except CSRFError:
+            abort(400, CSRF_FAILED)
     return None
 
 
@@ -284,6 +292,9 @@ def _domain_error(error: PenstockError) -> Response:
         response = _problem(error.status, error.title, error.detail)
         response.headers.extend(error.headers)
         return response
+    if isinstance(error, ChangePending):
+        flash(sentence(error).replace("`", ""))
+        return redirect_to(url_for("console.changes"))
     if isinstance(error, UnknownName):
         return _problem(404, "Not found", sentence(error))
     if isinstance(error, DatabaseUnavailable):
