@@ -5,6 +5,7 @@ from __future__ import annotations
 from penstock.access.api_keys import ListedKey, listed_key
 from penstock.access.lookup import consumer_row, environment_row
 from penstock.db import api_keys as stored
+from penstock.db.api_keys import KeyFilter
 from penstock.db.engine import Engine, reading
 from penstock.db.unit_of_work import RowReader
 from penstock.errors import UnknownName
@@ -18,7 +19,7 @@ def keys_of(engine: Engine, consumer: str, environment: str | None = None) -> li
         reader = RowReader(connection)
         consumer_id = consumer_row(reader, consumer).id
         environment_id = environment_row(reader, environment).id if environment else None
-        rows = stored.list_keys(connection, environment_id, consumer_id)
+        rows = stored.list_keys(connection, KeyFilter(environment_id, consumer_id))
     return [(listed_key(row), row.digest) for row in reversed(rows)]
 
 

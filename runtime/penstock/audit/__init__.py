@@ -12,8 +12,8 @@ from enum import StrEnum
 from typing import Any
 
 from penstock.audit import sentences
-from penstock.contracts.csv_lines import csv_line
 from penstock.audit.approvals import ApprovalRequired, ChangePending, propose
+from penstock.contracts.csv_lines import csv_line
 from penstock.db import audit_events
 from penstock.db.engine import Engine, reading, writing
 from penstock.db.rows import AnyColumn
