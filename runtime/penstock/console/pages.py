@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 from flask import Blueprint, Response, abort, flash, g, make_response, request, session, url_for
-from flask_wtf.csrf import CSRFProtect
+from flask_wtf.csrf import CSRFError, CSRFProtect
 from werkzeug.exceptions import HTTPException
 
 from penstock.access.sessions import SignedIn, find_session
@@ -82,6 +82,9 @@ blueprint = Blueprint(
     static_url_path="/static",
 )
 csrf = CSRFProtect()
+CSRF_FAILED = (
+    "Your session expired, or this page is too old. Load the page again, then send the form."
+)
 PUBLIC = {"console.static"}
 NEEDS: dict[str, Role] = {}
 
@@ -186,7 +189,10 @@ def _guard() -> Response | None:
     if "\0" in request.path or any("\0" in value for _, value in values):
         abort(400, "A value can't contain the character NUL.")  # PostgreSQL stores none
     if request.method not in SAFE_METHODS:
-        csrf.protect()
+        try:
+            csrf.protect()
+        except CSRFError:
+            abort(400, CSRF_FAILED)
     return None
 
 
