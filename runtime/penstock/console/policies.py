@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from flask import Response, g, request, url_for
+from flask import Response, request, url_for
 from wtforms import HiddenField
 
 from penstock.access import policies as access
@@ -53,9 +53,8 @@ def policies() -> str:
     """Show a card per environment."""
     context = console_context()
     rows = context.environments()
-    if g.role.may(Role.OPERATOR):
-        # An operator who opens this page previews a change next, which names recent callers.
-        context.callers.get_ready(context.engine, [row.id for row in rows], time.time())
+    # Who opens this page previews a change next, which names recent callers.
+    context.callers.get_ready(context.engine, [row.id for row in rows], time.time())
     return render(
         "policies.html",
         cards=[_card(context.view(row.name)) for row in rows],
@@ -124,7 +123,7 @@ def _previewed(name: str, exposure: str, policy: str) -> PolicyChange:
     )
 
 
-@page("/policies/<name>/change", needs=Role.OPERATOR, scope=_named)
+@page("/policies/<name>/change", needs=Role.VIEWER, scope=_named)
 def policies_preview(name: str) -> Response:
     """Show what another policy would change."""
     exposure, policy = request.args.get("exposure", EXTERNAL), request.args.get("policy", "")
@@ -155,7 +154,7 @@ def _show_change(change: PolicyChange, form: PolicyForm) -> Response:
     )
 
 
-@page("/policies/<name>/callers", needs=Role.OPERATOR, scope=_named)
+@page("/policies/<name>/callers", needs=Role.VIEWER, scope=_named)
 def policies_callers(name: str) -> str:
     """Show the recent callers of a pipeline beyond those in the preview."""
     context, pipeline = console_context(), request.args.get("pipeline", "")
