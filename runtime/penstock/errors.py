@@ -11,6 +11,11 @@ from penstock.header_fields import PROBLEM_HEADERS, HeaderValue, header_fields
 RETRYABLE_STATUSES = frozenset({408, 425, 429})  # client errors that a retry can solve
 
 
+def title_of(code: str) -> str:
+    """Return the title of a problem type: `Invalid API key` for `invalid-api-key`."""
+    return code.replace("-", " ").capitalize().replace("api key", "API key")
+
+
 class PenstockError(Exception):
     """Base of all errors of Penstock; its text is one line that tells people what to do."""
 
@@ -41,7 +46,7 @@ class Refusal(PenstockError):
         self.status = status
         self.code = code
         self.detail = detail
-        self.title = title or code.replace("-", " ").capitalize()
+        self.title = title or title_of(code)
         self.headers = tuple(headers)
         self.extra = dict(extra or {})
 
@@ -212,6 +217,10 @@ class UnknownName(UsageError):
         hint = f"; did you mean {near[0]!r}?" if near else (f"; {fix}" if fix else "")
         super().__init__(f"no {kind} is named {name!r}{hint}")
         self.kind = kind
+
+
+class Outdated(PenstockError):
+    """What a change was based on has changed meanwhile."""
 
 
 class AlreadyExists(PenstockError):

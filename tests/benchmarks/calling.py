@@ -47,7 +47,7 @@ class Calls:
             thread.join()
 
     def hopeless(self) -> bool:
-        """Say whether too much fails for the trial to continue."""
+        """Return whether too much fails for the trial to continue."""
         return self.failed.total() > 1000
 
     def _run(self, number: int, keep_alive: bool) -> None:

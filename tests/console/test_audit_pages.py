@@ -120,10 +120,12 @@ def test_the_page_of_an_event_shows_its_detail(runtime: Runtime) -> None:
     (number,) = listed(vic.get("/audit", action="limit:set").text)
     page = words_of(vic.get(f"/audit/{number}").text)
 
-    assert "limit:set acme" in page
+    assert "oli limited acme to 5/minute by consumer in test" in page
     assert "Actor oli" in page
     assert "rate 5/minute by consumer pipelines none" in page
-    assert "rate: 5/minute; by: consumer" in words_of(vic.get("/audit", action="limit:set").text)
+    assert "oli limited acme to 5/minute by consumer in test" in words_of(
+        vic.get("/audit", action="limit:set").text
+    )
 
 
 def test_an_export_has_every_event_of_its_filters_and_no_formula(

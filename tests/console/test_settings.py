@@ -59,6 +59,7 @@ class TestSettings:
             "token_lifetime": 30,
             "run_retention": 7_776_000,
             "keys_in_query": True,
+            "before": {"token_lifetime": 3600, "run_retention": 2_592_000, "keys_in_query": False},
         }
         assert [
             (response.status_code, re.findall(r'id="e-(\w+)"', response.text)) for response in bad

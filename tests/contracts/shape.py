@@ -17,7 +17,7 @@ CORE = ROOT / "runtime" / "penstock"
 SOURCES = (CORE, ROOT / "plugins")
 TOP_FILES = frozenset(
     {
-        "__init__", "__main__", "audit", "clock", "errors", "forks", "header_fields", "hookspecs",
+        "__init__", "__main__", "clock", "errors", "forks", "header_fields", "hookspecs",
         "threads",
     }
 )  # fmt: skip

@@ -207,7 +207,7 @@ def test_a_broken_plugin_is_named_by_ready_and_harms_no_other(
     sqlite_place.plugin("broken", "import nothing_of_that_name\n")
     server = serve(sqlite_place)
 
-    assert server.call("GET", "/-/ready").json()["checks"]["plugins"] == "1 refused"
+    assert server.call("GET", "/-/ready").json()["checks"]["plugins"] == "1 blocked"
     assert server.call("GET", "/v1/orders/", key=key).status_code == 200
 
 

@@ -9,6 +9,7 @@ from penstock import audit
 from penstock.access.encryption import SecretBox
 from penstock.access.lookup import environment_row
 from penstock.access.parsing import RECORDED, RETENTION
+from penstock.access.seen import require_seen
 from penstock.access.signing_keys import ALGORITHMS, add_signing_key
 from penstock.contracts.access import MAX_TOKEN_LIFETIME
 from penstock.db.engine import Engine, reading
@@ -102,8 +103,19 @@ def create_environment(engine: Engine, actor: str, name: str, box: SecretBox) ->
         detail["kid"] = add_signing_key(rows, environment_id, ALGORITHMS[0], box)
 
 
-def change_environment(engine: Engine, actor: str, name: str, change: EnvironmentChange) -> None:
-    """Change the rules of an environment. Raises UsageError and UnknownName."""
+def settings_of(row: EnvironmentRow) -> list[object]:
+    """Return the values that an `EnvironmentChange` replaces."""
+    return [row.token_lifetime, row.keys_in_query, row.run_retention, row.record_bodies]
+
+
+def change_environment(
+    engine: Engine, actor: str, name: str, change: EnvironmentChange, *, seen: str | None = None
+) -> None:
+    """Change the rules of an environment.
+
+    `seen` is the token of the settings that the author saw (`access.seen`). Raises UsageError,
+    UnknownName and Outdated.
+    """
     change.check()
     values = change.values()
     if not values:
@@ -112,8 +124,11 @@ def change_environment(engine: Engine, actor: str, name: str, change: Environmen
         rows,
         detail,
     ):
-        rows.set(EnvironmentRow, {EnvironmentRow.id: environment_row(rows, name).id}, values)
+        row = environment_row(rows, name)
+        require_seen(seen, settings_of(row), f"environment {name}")
+        rows.set(EnvironmentRow, {EnvironmentRow.id: row.id}, values)
         detail.update({column.key: value for column, value in values.items()})
+        detail["before"] = {column.key: getattr(row, column.key) for column in values}
 
 
 def list_environments(engine: Engine) -> list[EnvironmentRow]:

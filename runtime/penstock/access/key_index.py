@@ -86,7 +86,7 @@ class Keys:
         self._at_hand.pop(digest, None)
 
     def moved(self, key_id: str, digest: bytes) -> bool:
-        """Say whether a key of that id may be here under another digest.
+        """Return whether a key of that id may be here under another digest.
 
         Only a look at all keys would tell for sure.
         """

@@ -135,6 +135,15 @@ def _set_graces(
         rows.set(GraceRow, {**match, GraceRow.pipeline: pipeline}, {GraceRow.active: False})
 
 
+def record_preview(
+    engine: Engine, actor: str, environment: str, policy: str, *, internal: bool
+) -> None:
+    """Write to the audit log that somebody looked at what a policy would change."""
+    detail = {"policy": policy, "exposure": "internal" if internal else "external"}
+    action = audit.Action.POLICY_PREVIEWED
+    audit.record(engine, actor, action, environment, detail, environment=environment)
+
+
 def policy_versions(
     engine: Engine, environment: str, *, before: int | None = None, limit: int = 100
 ) -> list[PolicyVersion]:

@@ -215,6 +215,13 @@ def check_password(engine: Engine, name: str, password: str) -> str | None:
     return row.name if right and row is not None and row.active else None
 
 
+def known_name(engine: Engine, name: str) -> str | None:
+    """Return the name of the user of that name as it is stored, or None."""
+    with reading(engine) as connection:
+        row = stored.find_user(connection, folded(name))
+    return row.name if row is not None else None
+
+
 def find_provider_user(engine: Engine, name: str, *, fold: bool) -> str | None:
     """Return the user with exactly the name that an identity provider sends, or None.
 

@@ -12,6 +12,7 @@ from penstock.access.by_name import is_name
 from penstock.access.encryption import SecretBox
 from penstock.access.lookup import environment_row, in_environment
 from penstock.access.pipelines import Offered, in_order, meant_by, stored_in
+from penstock.access.seen import require_seen, state_token
 from penstock.contracts.variables import NAME, Secret
 from penstock.db.engine import Engine, reading
 from penstock.db.tables import EnvironmentRow, PipelineSecretRow, VariableRow
@@ -68,22 +69,36 @@ def _check(kind: str, name: str, value: str) -> None:
         raise UsageError(f"the {kind} {name!r} is longer than {MAX_VALUE_BYTES} bytes")
 
 
-def set_variable(engine: Engine, actor: str, environment: str, name: str, value: str) -> None:
-    """Set a variable. Raises UsageError and UnknownName."""
+def set_variable(
+    engine: Engine,
+    actor: str,
+    environment: str,
+    name: str,
+    value: str,
+    *,
+    seen: str | None = None,
+) -> None:
+    """Set a variable.
+
+    `seen` is the token of the value before, None for a new one (`access.seen`). Raises UsageError,
+    UnknownName and Outdated.
+    """
     _check("variable", name, value)
     with audit.change(engine, actor, audit.Action.VARIABLE_SET, name, environment=environment) as (
         rows,
         detail,
     ):
-        rows.put(
-            VariableRow,
-            {
-                VariableRow.environment_id: environment_row(rows, environment).id,
-                VariableRow.name: name,
-            },
-            {VariableRow.value: value, VariableRow.active: True},
-        )
+        match: Values = {
+            VariableRow.environment_id: environment_row(rows, environment).id,
+            VariableRow.name: name,
+        }
+        row = rows.find(VariableRow, match)
+        before = row.value if row is not None and row.active else None
+        require_seen(seen, before, f"variable {name}")
+        rows.put(VariableRow, match, {VariableRow.value: value, VariableRow.active: True})
         detail["value"] = value
+        if before is not None:
+            detail["before"] = before
 
 
 def unset_variable(engine: Engine, actor: str, environment: str, name: str) -> None:
@@ -125,10 +140,11 @@ def set_secret(  # noqa: PLR0913  one argument a fact
     expires: timedelta | None = None,
     pipelines: Iterable[str] = (),
     offered: Offered = MappingProxyType({}),
+    seen: str | None = None,
 ) -> datetime | None:
     """Store a secret, encrypted, for some pipelines by name or id, or for all; return its expiry.
 
-    Raises UsageError and UnknownName.
+    `seen` is the token that `secret_token` returned. Raises UsageError, UnknownName and Outdated.
     """
     _check("secret", name, value)
     if not value:
@@ -139,6 +155,7 @@ def set_secret(  # noqa: PLR0913  one argument a fact
         detail,
     ):
         environment_id = environment_row(rows, environment).id
+        require_seen(seen, _secret_state(rows, environment_id, name), f"secret {name}")
         stored_ids = stored_in(rows, environment_id)
         allowed = in_order(
             {identifier for word in pipelines for identifier in meant_by(word, offered, stored_ids)}
@@ -157,6 +174,23 @@ def set_secret(  # noqa: PLR0913  one argument a fact
             expires_at=expires_at.isoformat() if expires_at else None, pipelines=allowed or None
         )
     return expires_at
+
+
+def _secret_state(reader: RowReader, environment_id: int, name: str) -> int | None:
+    """Return the revision of a secret; None where there is none."""
+    row = reader.find(
+        PipelineSecretRow,
+        {PipelineSecretRow.environment_id: environment_id, PipelineSecretRow.name: name},
+    )
+    return row.revision if row is not None and row.active else None
+
+
+def secret_token(engine: Engine, environment: str, name: str) -> str:
+    """Return the token of a secret's state, for the form that replaces it. Raises UnknownName."""
+    with reading(engine) as connection:
+        reader = RowReader(connection)
+        row = environment_row(reader, environment)
+        return state_token(_secret_state(reader, row.id, name))
 
 
 def unset_secret(engine: Engine, actor: str, environment: str, name: str) -> None:

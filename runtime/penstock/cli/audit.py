@@ -27,6 +27,7 @@ from penstock.cli.base import (
     help="Only this action (key:revoked), or this kind of object (key).",
 )
 @click.option("--subject", metavar="NAME", help="Only changes to this object.")
+@click.option("--search", metavar="TEXT", help="Only events with this text in any part.")
 @click.option("--since", type=DURATION, help="Only the last hours or days: 2h, 7d.")
 @click.option(
     "--before",
@@ -50,30 +51,40 @@ def audit_command(  # noqa: PLR0913, PLR0917  one argument an option
     by: str | None,
     action: str | None,
     subject: str | None,
+    search: str | None,
     since: timedelta | None,
     before: int | None,
     limit: int,
     export: str | None,
     form: str,
 ) -> None:
-    """Show the audit log: who changed what, newest first."""
+    """Show the audit log: who changed what, newest first.
+
+    The table has a sentence for each event; --format json has all its facts.
+    """
     filters: dict[str, Any] = {
         "environment": environment,
         "actor": by,
         "action": action,
         "subject": subject,
+        "text": search,
         "since": datetime.now(UTC) - since if since else None,
     }
     if export:
+        audit.record(context.engine, context.actor, audit.Action.AUDIT_EXPORTED, export, {})
         write = audit.as_csv if export == "csv" else audit.as_json_lines
         for line in write(audit.every_event(context.engine, **filters)):
             click.echo(line, nl=False)
         return
-    rows = [
-        {name: getattr(event, name) for name in audit.COLUMNS}
-        for event in audit.events(context.engine, limit=limit, before=before, **filters)
-    ]
-    show(rows, form, ("id", "at", "actor", "action", "environment", "subject", "detail"))
+    events = audit.events(context.engine, limit=limit, before=before, **filters)
+    if form == "table":
+        rows = [
+            {"id": event.id, "at": event.at, "event": f"{event.actor} {event.act}"}
+            for event in events
+        ]
+        show(rows, form, ("id", "at", "event"))
+        return
+    show(events, form, audit.COLUMNS)
 
 
 COMMANDS = (audit_command,)

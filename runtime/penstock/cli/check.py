@@ -107,6 +107,8 @@ def _show_text(context: Context, result: _Result) -> None:
                 printed.add((identifier, text))
                 click.echo(f"{kind}: {where}: {text}")
     served = sum(item.served for _, _, item in result.evaluated)
+    for place in _empty_places(context, result):
+        click.echo(f"note: {place}")
     click.echo(
         f"{result.environment} ({result.access.environment.policy}): {served} of"
         f" {len(result.evaluated)} pipelines served, {result.violations} with violations"
@@ -117,6 +119,8 @@ def _show_text(context: Context, result: _Result) -> None:
 
 def _lines(evaluation: Evaluation, *, broken: bool) -> Iterator[tuple[str, str]]:
     """Yield the lines of a pipeline: kind and text."""
+    if evaluation.state is State.DISABLED:
+        yield "disabled", "an operator disabled it; `penstock pipeline enable` serves it again"
     if not broken:
         for item in evaluation.violations:
             yield evaluation.state.value, f"{item.reason}; {item.fix}"
@@ -124,6 +128,17 @@ def _lines(evaluation: Evaluation, *, broken: bool) -> Iterator[tuple[str, str]]
         yield "warning", text
     if evaluation.pipeline.trigger.forward_token:
         yield "note", "its handlers receive the token (forward_token=True)"
+
+
+def _empty_places(context: Context, result: _Result) -> Iterator[str]:
+    """Yield where pipelines were looked for, if there is none."""
+    if result.evaluated:
+        return
+    folders = ", ".join(map(str, context.settings.plugin_path))
+    yield (
+        f"no plugin offers a pipeline; {folders or 'no plugin folder'} and the installed plugins"
+        " were searched. Fix: put a plugin there, or set PENSTOCK_PLUGIN_PATH"
+    )
 
 
 def _problem_document(problem: PluginProblem) -> dict[str, str]:

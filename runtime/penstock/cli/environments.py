@@ -150,6 +150,10 @@ def policy_set(  # noqa: PLR0913, PLR0917  one argument an option
         context.engine, environment, context.box
     )
     change = context.host.evaluator.preview(snapshot, option, internal=internal)
+    if dry_run:
+        policies.record_preview(
+            context.engine, context.actor, environment, option, internal=internal
+        )
     click.echo(f"{environment}{' (internal)' if internal else ''}: {change.before} -> {option}")
     for name, item in change.stops.items():
         click.echo(
@@ -164,9 +168,9 @@ def policy_set(  # noqa: PLR0913, PLR0917  one argument an option
         click.echo("dry run: nothing was changed")
         return
     if change.stops and not grace and not yes:
-        click.confirm(
-            f"{len(change.stops)} pipelines will stop being served. Apply {option}?", abort=True
-        )
+        count = len(change.stops)
+        pipelines = "1 pipeline" if count == 1 else f"{count} pipelines"
+        click.confirm(f"{pipelines} will stop being served. Apply {option}?", abort=True)
     policies.set_policy(
         context.engine,
         context.actor,

@@ -14,7 +14,8 @@ from contextlib import suppress
 import click
 
 from penstock.errors import CannotStart, PenstockError
-from penstock.plugins.guard import ENDED, HANGS, LONGEST_LOAD_S, describe_exception
+from penstock.plugins.guard import LONGEST_LOAD_S, describe_exception, ended_text, hangs_text
+from penstock.plugins.progress import LoadingNote, write_progress_to
 
 POLL_S = 0.2  # between two checks whether the child has exited
 # Ends each of the child's two reports: that plugins are loaded, and the result of the work.
@@ -37,17 +38,20 @@ def run_isolated(load: Callable[[], object], work: Callable[[], int]) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     reader, writer = os.pipe()
+    note = LoadingNote()
     child = os.fork()
     if not child:
         os.close(reader)
+        write_progress_to(note.fileno())
         _report(writer, load, work)
     os.close(writer)
     try:
-        answer = _answer(reader, child)
+        answer = _answer(reader, child, note)
+        if not answer:
+            raise Failed(ended_text(note.read()), 1)
     finally:
         os.close(reader)
-    if not answer:
-        raise Failed(ENDED, 1)
+        note.close()
     code, text = json.loads(answer)
     if text is not None:
         raise Failed(text, code)
@@ -74,7 +78,7 @@ def _report(writer: int, load: Callable[[], object], work: Callable[[], int]) ->
     os._exit(0)
 
 
-def _answer(reader: int, child: int) -> bytes:
+def _answer(reader: int, child: int, note: LoadingNote) -> bytes:
     """Return the report of the child, or nothing if it exited before. Raises Failed.
 
     A process that plugin code started may keep the pipe open. So the end of the report is
@@ -90,7 +94,7 @@ def _answer(reader: int, child: int) -> bytes:
         elif not read and time.monotonic() >= until:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            raise Failed(HANGS, 1)
+            raise Failed(hangs_text(note.read()), 1)
         if ended:  # everything that it wrote is read
             return b""
         ended = os.waitpid(child, os.WNOHANG)[0] == child

@@ -92,10 +92,9 @@ def serve(
 @env_option
 @click.option("--if-needed", is_flag=True, help="Exit at once if no pipeline has durable runs.")
 @click.option(
-    "--ready-fd",
-    type=int,
+    "--files",
     hidden=True,
-    help="Write a byte to this file descriptor when ready.",
+    help="Descriptors: sources of plugins, progress of loading, announcement of the state.",
 )
 @click.option(
     "--respawned",
@@ -112,18 +111,19 @@ def worker(
     context: Context,
     environment: str | None,
     if_needed: bool,
-    ready_fd: int | None,
+    files: str | None,
     respawned: bool,
     rehearse: bool,
 ) -> int:
     """Perform durable runs, until it is stopped."""
     if environment is not None:
         os.environ["PENSTOCK_ENVIRONMENT"] = environment
+    state_fd = durable_worker.use_files(files) if files else None
     context.engine.dispose()  # raises an error if the database does not exist
     if rehearse:
-        return durable_worker.rehearse(context.settings, ready_fd)
+        return durable_worker.rehearse(context.settings, state_fd)
     return durable_worker.work(
-        context.settings, if_needed=if_needed, ready_fd=ready_fd, respawned=respawned
+        context.settings, if_needed=if_needed, ready_fd=state_fd, respawned=respawned
     )
 
 

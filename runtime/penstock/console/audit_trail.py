@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from itertools import groupby
 from typing import Any
 
-from flask import Response, request
+from flask import Response, request, url_for
 from wtforms.fields.choices import SelectChoice
 
 from penstock import audit as trail
 from penstock.access.users import Role
 from penstock.console.context import console_context
+from penstock.console.failed_sign_ins import UNKNOWN
 from penstock.console.forms import ChoiceField, FilterForm, LineField
 from penstock.console.limits import row_after
 from penstock.console.pages import Scope, page, user
@@ -34,6 +36,7 @@ PER_PAGE = 50
 class EventFilter(FilterForm):
     """Filters events."""
 
+    q = LineField("Search", render_kw={"type": "search"})
     actor = LineField("Actor")
     action = ChoiceField("Action", checked_by_domain=True)
     subject = LineField("Target")
@@ -59,6 +62,7 @@ class EventFilter(FilterForm):
 def _selection(form: EventFilter) -> dict[str, Any]:
     """Return the filters as arguments of the audit log's functions; faults go to their fields."""
     selection: dict[str, Any] = {
+        "text": form.q.data or None,
         "actor": form.actor.data or None,
         "action": form.action.data or None,
         "subject": form.subject.data or None,
@@ -87,13 +91,39 @@ def audit() -> Response:
     return _show(form, events)
 
 
+def _by_day(events: list[trail.Event]) -> list[tuple[date, list[trail.Event]]]:
+    """Return events by their day in UTC."""
+    return [
+        (day, list(listed)) for day, listed in groupby(events, key=lambda event: event.at.date())
+    ]
+
+
+def subject_url(event: trail.Event) -> str | None:
+    """Return the address of the page of an event's subject, or None."""
+    kind = event.action.partition(":")[0]
+    if kind in {"consumer", "limit", "address", "callback"} or event.action == "key:created":
+        return url_for("console.consumers_one", name=event.subject)
+    if kind == "environment":
+        return url_for("console.policies_history", env=event.subject)
+    if kind == "run" and event.action != trail.Action.RUNS_PURGED:
+        return url_for("console.runs_anywhere", run=event.subject)
+    if kind in {"variable", "secret", "sensitive-field"}:
+        return url_for("console.settings", env=event.environment)
+    if kind == "user" and event.subject != UNKNOWN and user().role is Role.ADMIN:
+        return url_for("console.users_one", name=event.subject)
+    return None
+
+
 def _show(form: EventFilter, events: list[trail.Event]) -> Response:
     return show_form(
         "audit.html",
         form,
+        days=_by_day(events[:PER_PAGE]),
         events=events[:PER_PAGE],
+        kinds=trail.kinds(),
         last=events[PER_PAGE - 1].id if len(events) > PER_PAGE else None,
         later="before" in request.args,
+        link=subject_url,
         query=form.query(),
     )
 
@@ -104,7 +134,7 @@ def audit_one(number: int) -> str:
     event, visible = trail.event(console_context().engine, number), _visible()
     if visible is not None and event.environment not in visible:
         raise UnknownName("event", str(number))
-    return render("event.html", event=event)
+    return render("event.html", event=event, link=subject_url(event))
 
 
 @page("/audit/export", needs=Role.VIEWER, scope=Scope.ANY)
@@ -122,5 +152,8 @@ def audit_export() -> Response:
     write, content_type, ending = FORMATS[file_format]
     name = f"penstock-audit-{datetime.now(UTC):%Y%m%d-%H%M%S}.{ending}"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    trail.record(
+        engine, user().name, trail.Action.AUDIT_EXPORTED, file_format, {"filters": form.query()}
+    )
     events = trail.every_event(engine, **selection)
     return Response(write(events), content_type=content_type, headers=headers)

@@ -17,6 +17,7 @@ from penstock.access.encryption import SecretBox
 from penstock.access.environments import list_environments
 from penstock.access.sessions import IDLE_TIMEOUT, SignedIn, is_known_address
 from penstock.access.snapshot import Snapshot
+from penstock.console.failed_sign_ins import FailedSignIns
 from penstock.contracts.rates import Rate
 from penstock.db.engine import Engine, open_engine
 from penstock.db.tables import EnvironmentRow
@@ -84,6 +85,7 @@ class ConsoleContext:
         self.describe = describe
         self.settings = host.settings
         self.idle = IDLE_TIMEOUT
+        self.failed_sign_ins = FailedSignIns()
         self.traffic = Traffic()
         self.callers = Callers()
         # By endpoint and environment: when it was counted, and the count beside the menu entry.

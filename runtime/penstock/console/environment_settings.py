@@ -6,19 +6,28 @@ from flask import Response, request, url_for
 
 from penstock.access import callbacks, environments, sensitive_fields
 from penstock.access.environments import EnvironmentChange
+from penstock.access.seen import state_token
 from penstock.access.users import Role
 from penstock.console.confirmation import Confirmation
 from penstock.console.context import console_context, current_environment
-from penstock.console.forms import ConsoleForm, LineField, NumberField, OptionsField
+from penstock.console.forms import (
+    ConsoleForm,
+    LineField,
+    NumberField,
+    OptionsField,
+    ReplacingForm,
+)
+from penstock.console.labels import RECORDED_LABELS
 from penstock.console.pages import Scope, page, user
 from penstock.console.responses import done, render, show_form
 from penstock.console.settings import SensitiveFieldsForm, show_settings
 from penstock.db.tables import EnvironmentRow
+from penstock.errors import Outdated
 
 MINUTE_S, DAY_S = 60, 86_400
 
 
-class EnvironmentForm(ConsoleForm):
+class EnvironmentForm(ReplacingForm):
     """Changes the lifetimes of an environment, what runs record, and keys in the query string."""
 
     token_minutes = NumberField(
@@ -80,6 +89,7 @@ def settings_environment() -> Response:
             run_days=facts.run_retention,
             record_bodies=facts.record_bodies,
             keys_in_query="on" if facts.keys_in_query else "off",
+            seen=state_token(environments.settings_of(facts)),
         )
     )
 
@@ -119,8 +129,27 @@ def settings_environment_set() -> Response:
             part.check()
     if form.has_faults:
         return _show_environment(form)
-    environments.change_environment(context.engine, user().name, environment, change)
+    try:
+        environments.change_environment(
+            context.engine, user().name, environment, change, seen=form.seen_token
+        )
+    except Outdated:
+        _show_saved(form, _facts(environment))
+        return _show_environment(form)
     return done(f"Settings of {environment} saved.", "settings", env=environment)
+
+
+def _show_saved(form: EnvironmentForm, facts: EnvironmentRow) -> None:
+    """Put the settings that another user saved beside those that were typed."""
+    form.add_conflict(
+        [
+            (form.token_minutes.label.text, f"{facts.token_lifetime / MINUTE_S:g}"),
+            (form.run_days.label.text, f"{facts.run_retention / DAY_S:g}"),
+            (form.record_bodies.label.text, RECORDED_LABELS[facts.record_bodies]),
+            (form.keys_in_query.label.text, "Accepted" if facts.keys_in_query else "Rejected"),
+        ],
+        state_token(environments.settings_of(facts)),
+    )
 
 
 @page("/e/<env>/settings/fields/add", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)

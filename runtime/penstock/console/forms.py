@@ -15,6 +15,7 @@ from typing import Any
 from flask import request
 from flask_wtf import FlaskForm
 from wtforms import (
+    HiddenField,
     IntegerField,
     RadioField,
     SelectField,
@@ -65,6 +66,7 @@ class ConsoleForm(FlaskForm):  # type: ignore[misc]  # Flask-WTF ships no types
     def __init__(self, **values: object) -> None:
         super().__init__(**values)
         self.section_faults: dict[str, str] = {}
+        self.conflicts: list[tuple[str, str]] = []
 
     def is_valid(self) -> bool:
         """Return whether every field passes its validators."""
@@ -90,6 +92,14 @@ class ConsoleForm(FlaskForm):  # type: ignore[misc]  # Flask-WTF ships no types
                 return
         self.section_faults[place] = text
 
+    def add_conflict(self, values: Iterable[tuple[str, str]], token: str) -> None:
+        """Note what another user saved meanwhile: labels and values.
+
+        What was typed stays in the fields. Sent again, the form replaces these values.
+        """
+        self.conflicts = list(values)
+        self["seen"].data = token
+
     @contextmanager
     def faults_at(self, place: str, **places: str) -> Iterator[None]:
         """Put a domain error that is raised inside at a field or section.
@@ -105,6 +115,17 @@ class ConsoleForm(FlaskForm):  # type: ignore[misc]  # Flask-WTF ships no types
             if isinstance(error, UnknownName):
                 place = places.get(error.kind, place)
             self.add_fault(place, sentence(error))
+
+
+class ReplacingForm(ConsoleForm):
+    """A form that replaces values; `seen` is the token of those that it was filled with."""
+
+    seen = HiddenField()
+
+    @property
+    def seen_token(self) -> str | None:
+        """The token that was sent, None without one."""
+        return self.seen.data or None
 
 
 class FilterForm(ConsoleForm):

@@ -1,6 +1,6 @@
 """The menu of the console: its entries in groups, and the counts beside them.
 
-A count says where somebody has to act: blocked pipelines, keys about to expire. A module that knows
+A count says where an operator has to act: blocked pipelines, keys about to expire. A module that knows
 such a number registers it under the entry's endpoint with `@menu_count`.
 """
 
@@ -90,7 +90,7 @@ def menu_count(endpoint: str) -> Callable[[Counter], Counter]:
 
 
 def count_of(context: ConsoleContext, endpoint: str, environment: str) -> Count | None:
-    """Return the count of an entry, at most some seconds old; None where nobody has to act."""
+    """Return the count of an entry, at most some seconds old; None where there is nothing to do."""
     counter = COUNTERS.get(endpoint)
     if counter is None:
         return None

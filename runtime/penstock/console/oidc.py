@@ -85,8 +85,8 @@ def oidc_back() -> Response:
         if name is not None:
             return begin_session(name, settings.issuer)
     except UsageError as error:
-        return _reject(_unknown_user(claimed), error)
-    return _reject(_unknown_user(claimed))
+        return _reject(_unknown_user(claimed), error, name=claimed)
+    return _reject(_unknown_user(claimed), name=claimed)
 
 
 def _name(claims: Mapping[str, Any], claim: str) -> str | None:
@@ -104,13 +104,15 @@ def _unknown_user(name: str) -> str:
     )
 
 
-def _reject(detail: str, error: Exception | None = None) -> Response:
+def _reject(detail: str, error: Exception | None = None, *, name: str = "") -> Response:
     structlog.get_logger("penstock").warning(
         "sign-in failed",
         how="provider",
         reason=detail,
         error=type(error).__name__ if error else None,
     )
+    context = console_context()
+    context.failed_sign_ins.note(context.engine, name, context.client.address(), "provider")
     form = SignInForm()
     form.add_fault("provider", detail)
     return show_sign_in(form)

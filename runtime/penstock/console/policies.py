@@ -126,7 +126,11 @@ def policies_preview() -> Response:
     """Show what another policy would change."""
     name = current_environment()
     exposure, policy = request.args.get("exposure", EXTERNAL), request.args.get("policy", "")
-    return _show_change(_previewed(name, exposure, policy), PolicyForm())
+    change = _previewed(name, exposure, policy)
+    access.record_preview(
+        console_context().engine, user().name, name, change.after, internal=change.internal
+    )
+    return _show_change(change, PolicyForm())
 
 
 def _show_change(change: PolicyChange, form: PolicyForm) -> Response:

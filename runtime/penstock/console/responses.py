@@ -19,8 +19,11 @@ def render(template: str, **values: object) -> str:
 
 
 def show_form(template: str, form: ConsoleForm, **values: object) -> Response:
-    """Render a page with a form: status 422 where the form has faults, else 200."""
-    status = 422 if form.has_faults else 200
+    """Render a page with a form.
+
+    Status 422 where the form has faults, 409 where another user saved meanwhile, else 200.
+    """
+    status = 422 if form.has_faults else 409 if form.conflicts else 200
     return make_response(render_template(template, form=form, **values), status)
 
 

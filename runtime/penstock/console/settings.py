@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 from flask import Response, request, url_for
 
 from penstock.access import callbacks, sensitive_fields, variables
+from penstock.access.seen import state_token
 from penstock.access.users import Role
 from penstock.console.confirmation import Confirmation
 from penstock.console.context import console_context, current_environment
@@ -16,6 +19,7 @@ from penstock.console.forms import (
     HiddenTextField,
     LineField,
     LinesField,
+    ReplacingForm,
     TextField,
     WordsField,
 )
@@ -23,6 +27,7 @@ from penstock.console.limits import row_after
 from penstock.console.pages import Scope, page, user
 from penstock.console.responses import done, show_form
 from penstock.contracts.masks import DEFAULT_SENSITIVE_NAMES
+from penstock.errors import Outdated
 
 PER_PAGE = 50
 MAX_SECRET_DAYS = 36_500
@@ -42,14 +47,14 @@ class SensitiveFieldsForm(ConsoleForm):
     )
 
 
-class VariableForm(ConsoleForm):
+class VariableForm(ReplacingForm):
     """Sets a variable."""
 
     name = LineField("Name", "Enter a name.", description=NAME_HINT)
     value = TextField("Value")
 
 
-class SecretForm(ConsoleForm):
+class SecretForm(ReplacingForm):
     """Sets a secret."""
 
     name = LineField("Name", "Enter a name.", description=NAME_HINT)
@@ -107,11 +112,13 @@ def settings() -> Response:
 def settings_variable_new() -> Response:
     """Show the form for a variable, with its current value."""
     name, environment = request.args.get("name", ""), current_environment()
-    values = {
-        row.name: row.value
-        for row in variables.list_variables(console_context().engine, environment)
-    }
-    return _show_variable(VariableForm(name=name, value=values.get(name, "")))
+    value = _value_of(environment, name)
+    return _show_variable(VariableForm(name=name, value=value or "", seen=state_token(value)))
+
+
+def _value_of(environment: str, name: str) -> str | None:
+    rows = variables.list_variables(console_context().engine, environment)
+    return next((row.value for row in rows if row.name == name), None)
 
 
 def _show_variable(form: VariableForm) -> Response:
@@ -130,7 +137,16 @@ def settings_variable_set() -> Response:
             )
     if not form.has_faults:
         with form.faults_at("name"):
-            variables.set_variable(context.engine, user().name, environment, name, value)
+            try:
+                variables.set_variable(
+                    context.engine, user().name, environment, name, value, seen=form.seen_token
+                )
+            except Outdated:
+                saved = _value_of(environment, name)
+                form.add_conflict(
+                    [(name, "deleted" if saved is None else saved)], state_token(saved)
+                )
+                return _show_variable(form)
             return done(f"Variable {name} set in {environment}.", "settings", env=environment)
     return _show_variable(form)
 
@@ -172,7 +188,8 @@ def settings_secret_new() -> Response:
     rows = variables.list_secrets(console_context().engine, environment)
     row = next((row for row in rows if row.name == name), None)
     allowed = row.pipelines if row is not None else None
-    form = SecretForm(name=name, pipelines=allowed or [])
+    token = variables.secret_token(console_context().engine, environment, name)
+    form = SecretForm(name=name, pipelines=allowed or [], seen=token)
     return _show_secret(form, replaces=row is not None)
 
 
@@ -187,7 +204,7 @@ def settings_secret_set() -> Response:
     if not form.is_valid():
         return _show_secret(form)
     name, days = form.name.data, form.days.data
-    with form.faults_at("name", pipeline="pipelines"):
+    with form.faults_at("name", pipeline="pipelines"), _secret_conflicts(form, environment):
         variables.set_secret(
             context.engine,
             user().name,
@@ -198,6 +215,7 @@ def settings_secret_set() -> Response:
             expires=timedelta(days=days) if days else None,
             pipelines=form.pipelines.data,
             offered=context.host.catalog.offered,
+            seen=form.seen_token,
         )
         return done(
             f"Secret {name} set in {environment}. Its value can't be viewed again.",
@@ -205,6 +223,17 @@ def settings_secret_set() -> Response:
             env=environment,
         )
     return _show_secret(form)
+
+
+@contextmanager
+def _secret_conflicts(form: SecretForm, environment: str) -> Iterator[None]:
+    """Show that another user set or deleted the secret meanwhile; its value is shown nowhere."""
+    try:
+        yield
+    except Outdated:
+        name = form.name.data
+        token = variables.secret_token(console_context().engine, environment, name)
+        form.add_conflict([(name, "another value, set or deleted by another user")], token)
 
 
 def _confirm_secret_unset(name: str) -> Confirmation:

@@ -111,6 +111,7 @@ def sign_in_with_password() -> Response:
         guess.right = account is not None
     if account is None:
         structlog.get_logger("penstock").warning("sign-in failed", user=name, address=address)
+        context.failed_sign_ins.note(context.engine, name, address, "password")
         form.add_fault("password", WRONG_PASSWORD)
         return show_sign_in(form)
     return begin_session(account, "password")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, field, fields
-from typing import Any, Generic, NamedTuple, Self, TypeVar, cast, get_args, overload
+from typing import Any, Generic, NamedTuple, Self, TypeGuard, TypeVar, cast, get_args, overload
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -136,15 +136,26 @@ def whole_number(minimum: int, maximum: int | None = None, *, fault: str, fix: s
 def seconds(maximum: float) -> Check:
     """Return a check that accepts a number of seconds above 0."""
     return Check(
-        lambda value: isinstance(value, int | float) and 0 < value <= maximum,
+        lambda value: type(value) in {int, float} and 0 < value <= maximum,
         "is out of bounds",
-        f"give seconds above 0, at most {maximum:g}",
+        f"give seconds above 0, at most {maximum:.0f}",
     )
 
 
 def texts(value: str | Iterable[str]) -> tuple[str, ...]:
-    """Convert one text, or several, to a tuple."""
-    return (value,) if isinstance(value, str) else tuple(value)
+    """Convert one text, or several, to a tuple. A value of another type is a tuple of itself."""
+    return tuple(value) if _is_collection(value) else (cast("str", value),)
+
+
+def _is_collection(value: object) -> TypeGuard[Iterable[Any]]:
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes)
+
+
+def several(value: object, single: type) -> tuple[Any, ...]:
+    """Convert one value, or several, to a tuple. A check reports values of other types."""
+    if isinstance(value, single) or not _is_collection(value):
+        return (value,)
+    return tuple(value)
 
 
 def text_set(value: str | Iterable[str]) -> frozenset[str]:

@@ -16,6 +16,7 @@ from penstock.contracts.options import (
     option,
     problems_of_options,
     seconds,
+    several,
     whole_number,
 )
 from penstock.contracts.triggers import HttpTrigger, Schedule
@@ -169,15 +170,15 @@ class Pipeline:
     ) -> None:
         self.name = name
         self.version = version
-        self._triggers = tuple(trigger) if isinstance(trigger, Iterable) else (trigger,)
+        self._triggers = several(trigger, HttpTrigger)
         over_http = [item for item in self._triggers if isinstance(item, HttpTrigger)]
         self.trigger = over_http[0] if over_http else HttpTrigger(external=False)
         self.schedules = tuple(item for item in self._triggers if isinstance(item, Schedule))
         self.durable = durable
-        self.sensitive = frozenset({sensitive} if isinstance(sensitive, str) else sensitive)
+        self.sensitive = frozenset(several(sensitive, str))
         self.record_bodies = record_bodies
         self.summary = summary
-        self.needs = frozenset({needs} if isinstance(needs, str | SecretNeed) else needs)
+        self.needs = frozenset(several(needs, str))
         self.deprecated = deprecated
         self.sunset = sunset
         self.routes: list[Route] = []
@@ -267,7 +268,9 @@ class Pipeline:
                 f"use {MAX_MAJOR_DIGITS} digits at most",
             )
         over_http = sum(isinstance(item, HttpTrigger) for item in self._triggers)
-        if over_http > 1 or over_http + len(self.schedules) < max(1, len(self._triggers)):
+        if over_http > 1:
+            yield f"it has {over_http} HttpTriggers", "keep one, with the options of both"
+        elif over_http + len(self.schedules) < max(1, len(self._triggers)):
             yield (
                 "the trigger is no trigger",
                 "give trigger=HttpTrigger(…), a Schedule(…), or both in a list",
@@ -319,6 +322,8 @@ class Pipeline:
                     f"sensitive={item!r} names nothing",
                     'write a field such as "password", or a JSON Pointer such as "/card/number"',
                 )
+        if not isinstance(self.summary, str):
+            yield f"summary={self.summary!r} is no text", 'write one line, such as "Create orders"'
         yield from one_of(RecordBodies).problems("record_bodies", self.record_bodies)
 
     def _durable_problems(self, route: Route) -> Iterable[Problem]:

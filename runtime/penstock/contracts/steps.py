@@ -57,7 +57,14 @@ class Retry:
         whole_number(1, fault="is no number of attempts", fix="give a number, 1 or more"),
     )
     backoff: float = option(0.2, SECONDS_FROM_0)
-    jitter: bool = True
+    jitter: bool = option(
+        True,
+        Check(
+            lambda value: isinstance(value, bool),
+            "is neither True nor False",
+            "write jitter=False, or leave it out",
+        ),
+    )
     on: tuple[type[Exception], ...] | type[Exception] = option(
         Exception,
         Check(_are_exceptions, "names no exceptions", "give exceptions, such as ConnectionError"),

@@ -23,6 +23,7 @@ from penstock.contracts.options import (
     option,
     problems_of_options,
     seconds,
+    several,
     text_set,
     texts,
     whole_number,
@@ -40,7 +41,7 @@ Missed = Literal["skip", "once"]
 
 
 def _rates(value: Rate | Iterable[Rate]) -> tuple[Rate, ...]:
-    return (value,) if isinstance(value, Rate) else tuple(value)
+    return several(value, Rate)
 
 
 def _is_signature(value: object) -> bool:
@@ -214,7 +215,10 @@ class Schedule:
         Check(_is_time_zone, "is not known", 'write one such as "Europe/Lisbon" (IANA)'),
     )
     missed: Missed = option("skip", one_of(Missed))
-    path: str = "/"
+    path: str = option(
+        "/",
+        Check(lambda value: isinstance(value, str), "is no path", 'write one such as "/daily"'),
+    )
     body: object = None
 
     def problems(self) -> Iterable[Problem]:

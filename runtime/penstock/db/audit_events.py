@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
 
 import sqlalchemy as sa
 
+from penstock.db.rows import AnyColumn
 from penstock.db.tables import AuditEventRow
 
 
@@ -21,6 +22,7 @@ def page(  # noqa: PLR0913  one argument a filter
     before: int | None = None,
     limit: int,
     environments: Collection[str] | None = None,
+    text: str | None = None,
 ) -> list[AuditEventRow]:
     """Return events, newest first.
 
@@ -41,6 +43,14 @@ def page(  # noqa: PLR0913  one argument a filter
             if action.endswith(":")
             else AuditEventRow.action == action
         )
+    if text:
+        parts = (
+            AuditEventRow.actor,
+            AuditEventRow.action,
+            AuditEventRow.subject,
+            sa.cast(AuditEventRow.detail, sa.Text),
+        )
+        query = query.where(sa.or_(*(part.icontains(text, autoescape=True) for part in parts)))
     if environments is not None:
         query = query.where(AuditEventRow.environment.in_(environments))
     if since is not None:
@@ -48,6 +58,11 @@ def page(  # noqa: PLR0913  one argument a filter
     if before is not None:
         query = query.where(AuditEventRow.id < before)
     return AuditEventRow.fetch(connection, query)
+
+
+def add(connection: sa.Connection, values: Mapping[AnyColumn, object]) -> None:
+    """Write an event."""
+    connection.execute(sa.insert(AuditEventRow.table).values(dict(values)))
 
 
 def find(connection: sa.Connection, number: int) -> AuditEventRow | None:

@@ -30,10 +30,10 @@ def table(name: str, *columns: str, dialect: str) -> sa.TableClause:
     return sa.table(name, *typed, schema=SCHEMA if dialect == "postgresql" else None)
 
 
-def postpone(
+def delay_run(
     engine: Engine, run: str, holder: str, until: float, times: int, *, keep_deadline: bool
 ) -> bool:
-    """Take a run from a worker process, and let it wait until a moment, in seconds since the epoch.
+    """Take a run from a worker process, and delay it until `until`, in seconds since the epoch.
 
     Return whether that process had it.
 
@@ -58,8 +58,8 @@ def postpone(
         return connection.execute(sa.update(runs).where(*mine).values(values)).rowcount > 0
 
 
-def hasten(engine: Engine, application: str) -> None:
-    """Let what was postponed begin now, and nothing that waits for another reason."""
+def start_delayed_runs(engine: Engine, application: str) -> None:
+    """Start the delayed runs now, and no run that waits for another reason."""
     runs = table(
         "workflow_status",
         "status",

@@ -15,6 +15,7 @@ from penstock.contracts.sanitize import as_json
 from penstock.db.run_tables import RunRow
 from penstock.db.runs import FullRunRow
 from penstock.durable.engine import EngineRun, EngineStep, State
+from penstock.errors import title_of
 from penstock.runs.failures import Failure
 from penstock.runs.ids import millis_of
 from penstock.runs.steps import Attempt, StepRecord
@@ -171,7 +172,7 @@ def _ended_otherwise(status: Status, row: FullRunRow) -> dict[str, object]:
     )
     return {
         "type": code,
-        "title": code.replace("-", " ").capitalize(),
+        "title": title_of(code),
         "status": row.http_status or usual,
         "detail": detail,
         "run": row.id,

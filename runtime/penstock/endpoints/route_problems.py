@@ -105,9 +105,19 @@ def schedule_problems(pipeline: Pipeline, endpoints: Sequence[Endpoint]) -> Iter
         except (TypeError, ValueError, Refusal) as error:
             faults = error.extra.get("errors") if isinstance(error, Refusal) else None
             yield Problem(
-                f"{where}: its body does not fit its handler: {faults or error}",
+                f"{where}: its body does not fit its handler: {_in_words(faults) or error}",
                 "give Schedule(…, body=…) what the handler takes",
             )
+
+
+def _in_words(faults: object) -> str:
+    """Return the faults of a body in one line, each with its JSON Pointer."""
+    if not isinstance(faults, list):
+        return ""
+    return ", ".join(
+        f"{fault['pointer']}: {fault['detail']}" if fault.get("pointer") else str(fault["detail"])
+        for fault in faults
+    )
 
 
 def _scheduled_call(pipeline: Pipeline, body: bytes) -> Call:
@@ -128,6 +138,9 @@ def path_problems(route: Route) -> Iterable[Problem]:
     """Yield what is wrong with the method and the path of a route."""
     if route.method not in METHODS:
         yield Problem(f"{route}: the method is unknown", f"use one of {', '.join(METHODS)}")
+    if not isinstance(route.path, str):
+        yield Problem(f"{route}: {route.path!r} is no path", 'write one such as "/{order_id}"')
+        return
     if not route.path.startswith("/"):
         yield Problem(
             f"{route} can't be reached: paths begin with a slash", f'write "/{route.path}"'

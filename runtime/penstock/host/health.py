@@ -35,7 +35,7 @@ class Health:
         checks = {
             "database": self._database(applied=applied),
             "snapshot": snapshot,
-            "plugins": "ok" if not plugins.problems else f"{len(plugins.problems)} refused",
+            "plugins": "ok" if not plugins.problems else f"{len(plugins.problems)} blocked",
         }
         if not plugins.loaded:
             checks["plugins"] = "none loaded"

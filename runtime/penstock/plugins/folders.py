@@ -18,34 +18,43 @@ import ast
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.abc import MetaPathFinder
 from importlib.machinery import (
     EXTENSION_SUFFIXES,
-    SOURCE_SUFFIXES,
     ExtensionFileLoader,
     FileFinder,
     ModuleSpec,
-    PathFinder,
     SourceFileLoader,
 )
 from importlib.metadata import EntryPoint
+from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import CodeType, ModuleType
 
-NOT_A_PLUGIN = ("_", ".", "test_", "conftest")  # prefixes of names that no plugin has
+from penstock.plugins.source_tree import Module, SourceTree, installed_file, tree_of
+
 STANDARD = "Python's standard library"
 OWN_CODE = str(Path(__file__).parent) + os.sep
 DYNAMIC = frozenset({"import_module", "__import__"})
 
 
 class SourceLoader(SourceFileLoader):
-    """Compile a module from its source at each start.
+    """Compile a module from the copy of its source, at each start.
 
     Python takes a cached file if its time, in seconds, and its size agree with the source. A
     deployment that sets the same time for all files would then run old code.
     """
+
+    def __init__(self, fullname: str, path: str, tree: SourceTree) -> None:
+        super().__init__(fullname, path)
+        self._tree = tree
+
+    def get_data(self, path: str) -> bytes:
+        """Return the content of a source file from the copy, and of other files from the disk."""
+        content = self._tree.files.get(path)
+        return super().get_data(path) if content is None else content
 
     def get_code(self, fullname: str) -> CodeType | None:
         """Return the compiled module."""
@@ -54,29 +63,7 @@ class SourceLoader(SourceFileLoader):
         return code
 
 
-DETAILS = ((ExtensionFileLoader, EXTENSION_SUFFIXES), (SourceLoader, SOURCE_SUFFIXES))
-
-
-@dataclass(frozen=True, slots=True)
-class Module:
-    """A module or package in a plugin folder.
-
-    `file` is run to import it; None for a folder of modules without `__init__.py`.
-    """
-
-    name: str
-    folder: Path
-    file: Path | None
-
-    @property
-    def place(self) -> Path:
-        """The file, or the folder of modules."""
-        return self.file or self.folder / self.name
-
-    @property
-    def may_be_plugin(self) -> bool:
-        """Whether its name is one that a plugin may have."""
-        return self.file is not None and not self.name.startswith(NOT_A_PLUGIN)
+EXTENSIONS = (ExtensionFileLoader, EXTENSION_SUFFIXES)
 
 
 @dataclass(slots=True)
@@ -89,13 +76,15 @@ class PluginFolders(MetaPathFinder):
     copies: dict[str, str] = field(default_factory=dict)  # the file of a plugin's copy, by name
     twice: dict[str, list[Module]] = field(default_factory=dict)
     installed: Sequence[EntryPoint] = ()  # plugins of installed packages
+    tree: SourceTree = field(init=False)
 
     def __post_init__(self) -> None:
         present: dict[str, list[Module]] = {}
-        self.folders = tuple(dict.fromkeys(self.folders))
+        self.tree = tree_of(self.folders)
+        self.folders = self.tree.folders
         # Nothing may replace these.
         installed = {entry.module.partition(".")[0] for entry in self.installed}
-        for module in (module for folder in self.folders for module in _modules(folder)):
+        for module in self.tree.modules:
             present.setdefault(module.name, []).append(module)
         for name, modules in present.items():
             self.modules[name] = modules[0]
@@ -142,15 +131,35 @@ class PluginFolders(MetaPathFinder):
                 f"there are two modules named {name!r}, {first} and {second}; rename one of them",
                 name=name,
             )
-        if path is None:
-            return FileFinder(str(self.modules[name].folder), *DETAILS).find_spec(fullname)
-        return next(
-            (
-                spec
-                for entry in path
-                if (spec := FileFinder(entry, *DETAILS).find_spec(fullname)) is not None
-            ),
-            None,
+        entries = [str(self.modules[name].folder)] if path is None else path
+        specs = (self._spec(fullname, entry) for entry in entries)
+        return next((spec for spec in specs if spec is not None), None)
+
+    def _spec(self, fullname: str, entry: str) -> ModuleSpec | None:
+        """Return how the module of a name in one folder is loaded, in the order of Python."""
+        place = os.path.join(entry, fullname.rpartition(".")[2])  # noqa: PTH118  importlib's are texts
+        package = os.path.join(place, "__init__.py")  # noqa: PTH118
+        if package in self.tree.files:
+            return self.source_spec(fullname, package)
+        extension = FileFinder(entry, EXTENSIONS).find_spec(fullname)
+        if extension is not None and extension.loader is not None:
+            return extension
+        if f"{place}.py" in self.tree.files:
+            return self.source_spec(fullname, f"{place}.py")
+        if any(path.startswith(place + os.sep) for path in self.tree.files):
+            spec = ModuleSpec(fullname, None, is_package=True)
+            spec.submodule_search_locations = [place]
+            return spec
+        return None
+
+    def source_spec(self, fullname: str, path: str) -> ModuleSpec | None:
+        """Return how a source file is loaded as a module or package of a name."""
+        locations = [os.path.dirname(path)] if os.path.basename(path) == "__init__.py" else None  # noqa: PTH119, PTH120  as above
+        return spec_from_file_location(
+            fullname,
+            path,
+            loader=SourceLoader(fullname, path, self.tree),
+            submodule_search_locations=locations,
         )
 
     def holds(self, filename: str) -> bool:
@@ -165,37 +174,10 @@ class PluginFolders(MetaPathFinder):
         return frozenset(
             name
             for module in self.modules.values()
-            for file in _sources(module)
-            for name in _imports(file)
+            for source in self.tree.sources_of(module)
+            for name in _imports(source)
             if name != module.name
         )
-
-
-def _modules(folder: Path) -> Iterator[Module]:
-    """Yield the modules and packages of a folder, and its folders of modules without a package."""
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith((".", "__")):
-            continue
-        if path.suffix == ".py" and path.is_file():
-            yield Module(path.stem, folder, path)
-        elif (path / "__init__.py").is_file():
-            yield Module(path.name, folder, path / "__init__.py")
-        elif (
-            path.is_dir() and path.name.isidentifier() and any(path.glob("*.py")) and _is_free(path)
-        ):
-            yield Module(path.name, folder, None)
-
-
-def _is_free(path: Path) -> bool:
-    """Return whether only this folder without an `__init__.py` has its name.
-
-    Python imports any other module of that name first.
-    """
-    return (
-        not path.with_suffix(".py").exists()
-        and path.name not in sys.stdlib_module_names
-        and not _installed_file(path.name, path)
-    )
 
 
 def _elsewhere(modules: Sequence[Module]) -> str:
@@ -208,14 +190,7 @@ def _elsewhere(modules: Sequence[Module]) -> str:
         return ""
     if name in sys.stdlib_module_names:
         return STANDARD
-    return next((file for module in modules if (file := _installed_file(name, module.place))), "")
-
-
-def _installed_file(name: str, place: Path) -> str:
-    """Return the file of an installed module of a name; empty if there is none but `place`."""
-    spec = PathFinder.find_spec(name)
-    origin = spec.origin if spec is not None and spec.loader is not None else None
-    return "" if origin is None or Path(origin).resolve() == place.resolve() else origin
+    return next((file for module in modules if (file := installed_file(name, module.place))), "")
 
 
 def _in_use(module: Module) -> bool:
@@ -232,20 +207,14 @@ def _is_plugin(origin: str) -> bool:
         return False
 
 
-def _sources(module: Module) -> Iterable[Path]:
-    if module.file is None or module.file.name == "__init__.py":
-        return (module.folder / module.name).rglob("*.py")
-    return (module.file,)
-
-
-def _imports(file: Path) -> Iterator[str]:
+def _imports(source: bytes) -> Iterator[str]:
     """Yield the first parts of the names that a source file imports.
 
-    A file that can't be read or parsed imports nothing.
+    A file that can't be parsed imports nothing.
     """
     try:
-        tree = ast.parse(file.read_bytes())
-    except (OSError, SyntaxError, ValueError, RecursionError):
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError):
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -8,10 +8,13 @@ not take long either.
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import TypeVar
 
 from penstock.contracts.masks import shortened
@@ -20,15 +23,24 @@ from penstock.errors import CannotStart, PenstockError
 from penstock.plugins.folders import place_of
 
 CHECK_INTERVAL_S = 0.05  # between two looks at work that is waited for
-# For loading all plugins in a trial process, and the reasons for which that can fail.
-LONGEST_LOAD_S = 60.0
-HANGS = (
-    f"plugins were not loaded in {LONGEST_LOAD_S:g} s:"
-    " one of them hangs while it is imported or registered"
-)
-ENDED = "a plugin ended the process while it was loaded, as os._exit and crashes do"
+LONGEST_LOAD_S = 60.0  # for loading all plugins in a trial process
 MAX_TEXT_LENGTH = 300  # characters of an exception's text
 Answer = TypeVar("Answer")
+
+
+def hangs_text(plugin: str) -> str:
+    """Return the fault of plugins that are not loaded in time. `plugin` is that of the progress."""
+    culprit = f"plugin {plugin}" if plugin else "one of them"
+    return (
+        f"plugins were not loaded in {LONGEST_LOAD_S:g} s:"
+        f" {culprit} hangs while it is imported or registered"
+    )
+
+
+def ended_text(plugin: str) -> str:
+    """Return the fault of a plugin that ends the process. `plugin` is that of the progress."""
+    culprit = f"plugin {plugin}" if plugin else "a plugin"
+    return f"{culprit} ended the process while it was loaded, as os._exit and crashes do"
 
 
 class PluginFault(PenstockError):
@@ -49,19 +61,46 @@ def call_plugin(plugin: str, what: str, call: Callable[[], Answer], *, text: boo
 
     `what` names the code. `text` says that an exception's text may be shown. Raises PluginFault for
     every exception of the code, and for InvalidPluginValue, by which a check within `call` rejects
-    an answer. Raises CannotStart for KeyboardInterrupt in the main thread, which may be an
-    operator's.
+    an answer. Raises CannotStart for a KeyboardInterrupt that an operator caused with Ctrl-C.
     """
     try:
-        return call()
+        with _interrupts() as received:
+            return call()
     except KeyboardInterrupt as error:
-        if threading.current_thread() is threading.main_thread():
+        if received:
             raise CannotStart(f"interrupted in plugin {plugin} ({what}{where(error)})") from None
         raise _fault(plugin, what, error, text=text) from error
     except InvalidPluginValue as error:
         raise PluginFault(plugin, f"{what}: {error}") from error
     except BaseException as error:  # plugin code may raise anything
         raise _fault(plugin, what, error, text=text) from error
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Yield a list of the interrupt signals that arrive meanwhile.
+
+    Only the main thread of a process that handles them as Python does can receive one as an
+    exception. Plugin code may raise that exception too.
+    """
+    received: list[int] = []
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield received
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield received
+    finally:
+        if signal.getsignal(signal.SIGINT) is note:  # plugin code may have replaced it
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _fault(plugin: str, what: str, error: BaseException, *, text: bool) -> PluginFault:

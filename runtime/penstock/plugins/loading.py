@@ -16,6 +16,7 @@ from penstock.plugins.folders import PluginFolders, shown
 from penstock.plugins.guard import PluginFault, call_plugin
 from penstock.plugins.hook_checks import has_hooks, hook_problem
 from penstock.plugins.offers import POLICIES_HOOK, Plugins, collect_offers
+from penstock.plugins.progress import loading
 from penstock.plugins.sources import PluginSource, find_sources, is_enabled
 from penstock.settings import Settings
 
@@ -64,7 +65,7 @@ def _check_allowed(settings: Settings, sources: Mapping[str, PluginSource]) -> N
 
 def _load(loader: _Loader, plugins: Plugins, name: str, source: PluginSource) -> None:
     """Load a plugin, and undo its changes to the configuration of logs."""
-    with logs.preserve_logging() as changed:
+    with logs.preserve_logging() as changed, loading(name, plugins.files.get(name, "")):
         loader.load(name, source)
     if changed:
         problem = f"it configures {' and '.join(changed)}, which was put back"

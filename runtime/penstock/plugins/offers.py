@@ -30,6 +30,7 @@ from penstock.contracts.registered import (
 from penstock.header_fields import header_fields
 from penstock.plugins.folders import PluginFolders
 from penstock.plugins.guard import PluginFault, call_plugin
+from penstock.plugins.progress import loading
 
 POLICIES_HOOK = "penstock_policies"
 
@@ -76,7 +77,10 @@ def collect_offers(plugins: Plugins, setup: PluginSetup) -> None:
     for hook, kind, register in _kinds(plugins):
         for implementation in getattr(plugins.manager.hook, hook).get_hookimpls():
             name = implementation.plugin_name
-            problems = _collect_from(name, implementation, {"setup": setup}, (hook, kind, register))
+            with loading(name, plugins.files.get(name, "")):
+                problems = _collect_from(
+                    name, implementation, {"setup": setup}, (hook, kind, register)
+                )
             plugins.problems += [plugins.fault(name, *problem) for problem in problems]
             if problems and hook == POLICIES_HOOK:
                 plugins.silent[name] = problems[0][0]

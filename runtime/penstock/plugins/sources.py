@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -13,27 +12,27 @@ from pathlib import Path
 from types import ModuleType
 
 from penstock.contracts.pipeline import PluginProblem
-from penstock.plugins.folders import Module, PluginFolders, SourceLoader, shown
+from penstock.plugins.folders import PluginFolders, shown
 from penstock.plugins.offers import Plugins
+from penstock.plugins.source_tree import Module
 from penstock.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class PluginSource:
-    """A plugin that can be loaded: what imports it, and its file where that is known before.
+    """A plugin that can be loaded: what imports it, and what returns its source.
 
     `problem` is why it can't be loaded, already reported; empty if there is none.
     """
 
     load: Callable[[], object]
-    file: Callable[[], Path | None] = lambda: None
+    read: Callable[[], bytes] = lambda: b""
     problem: str = ""
 
     def mentions(self, hook: str) -> bool:
         """Return whether its source contains the name of a hook."""
         try:
-            path = self.file()
-            return path is not None and hook in path.read_text(encoding="utf-8", errors="replace")
+            return hook.encode() in self.read()
         except Exception:  # noqa: BLE001  finding a module may run code of its package
             return False
 
@@ -52,7 +51,7 @@ def find_sources(
     """Return the sources of all plugins, and report modules whose name is ambiguous."""
     sources = PluginSources()
     for entry in plugins.folders.installed:
-        sources.by_name[entry.name] = PluginSource(entry.load, partial(_file_of, entry))
+        sources.by_name[entry.name] = PluginSource(entry.load, partial(_source_of, entry))
     installed = {entry.name: entry.module for entry in plugins.folders.installed}
     for module in plugins.folders.modules.values():
         if module.name in installed:
@@ -70,9 +69,9 @@ def is_enabled(name: str, settings: Settings) -> bool:
     return allowed and name not in settings.plugins_deny
 
 
-def _file_of(entry: EntryPoint) -> Path | None:
+def _source_of(entry: EntryPoint) -> bytes:
     spec = importlib.util.find_spec(entry.module)
-    return Path(spec.origin) if spec is not None and spec.origin else None
+    return Path(spec.origin).read_bytes() if spec is not None and spec.origin else b""
 
 
 def _note_installed(plugins: Plugins, module: Module, installed: str) -> None:
@@ -90,7 +89,9 @@ def _add_module(sources: PluginSources, plugins: Plugins, module: Module, *, rep
     if module.may_be_plugin:
         plugins.files[name] = file
         sources.by_name[name] = PluginSource(
-            _folder_loader(module), partial(Path, module.place), clash[0] if clash else ""
+            _folder_loader(folders, module),
+            lambda: folders.tree.files[str(module.place)] or b"",
+            clash[0] if clash else "",
         )
         if not clash:
             sources.helpers.add(name)
@@ -117,7 +118,7 @@ def _clash(folders: PluginFolders, module: Module) -> tuple[str, str] | None:
     return None
 
 
-def _folder_loader(module: Module) -> Callable[[], ModuleType]:
+def _folder_loader(folders: PluginFolders, module: Module) -> Callable[[], ModuleType]:
     """Return a function that imports a module of a plugin folder under its name."""
 
     def load() -> ModuleType:
@@ -127,10 +128,7 @@ def _folder_loader(module: Module) -> Callable[[], ModuleType]:
             if getattr(imported, "__file__", None) == path:
                 return imported
             raise ImportError(f"another module is named {name!r}; rename {path}")
-        locations = [os.path.dirname(path)] if os.path.basename(path) == "__init__.py" else None  # noqa: PTH119, PTH120  importlib's are texts
-        spec = importlib.util.spec_from_file_location(
-            name, path, loader=SourceLoader(name, path), submodule_search_locations=locations
-        )
+        spec = folders.source_spec(name, path)
         if spec is None or spec.loader is None:
             raise ImportError(f"{path} can't be loaded")
         loaded = importlib.util.module_from_spec(spec)

@@ -39,7 +39,7 @@ REPLY_RETENTION = timedelta(hours=24)
 # by which a claim outlasts the time limit of its call, and every renewal
 CLAIM_MARGIN = timedelta(seconds=60)
 # the string of a structured field (RFC 9651), or without quotes as most clients send it
-HEADER_FORM = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e]{1,255})')
+HEADER_FORM = re.compile(r'"([\x21\x23-\x7e]{1,255})"|([\x21\x23-\x2b\x2d-\x7e]{1,255})')
 REPLAYED_HEADER = ("Idempotency-Replayed", "true")
 FIRST_SERVER_ERROR_STATUS = 500
 CHUNK_BYTES = 1024 * 1024
@@ -49,13 +49,16 @@ Answer = tuple[int, list[tuple[str, str]], bytes]
 
 
 def key_of(header: str) -> str:
-    """Return the key in a header. Raises Refusal (400)."""
+    """Return the key in a header. Raises Refusal (400).
+
+    A server joins several headers of one name with a comma, so a bare key has none.
+    """
     match = HEADER_FORM.fullmatch(header.strip())
     if match is None:
         raise Refusal(
             400,
             "idempotency-key-invalid",
-            "An Idempotency-Key has 1 to 255 visible characters, such as a UUID.",
+            "An Idempotency-Key has 1 to 255 visible characters, such as a UUID, and is sent once.",
         )
     return match[1] or match[2]
 

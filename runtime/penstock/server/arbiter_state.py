@@ -10,11 +10,13 @@ import mmap
 import os
 import select
 import signal
+import struct
 from contextlib import suppress
 
 from penstock.server.inherited import InheritedView
 from penstock.settings import Settings
 
+PROCESS_ID = struct.Struct("q")
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 
 
@@ -27,8 +29,9 @@ class ArbiterState:
         # Digest of the messages that the last successful rehearsal logged. A worker with the same
         # messages does not log them again.
         self.reported = b""
-        self._ready, self._announce = os.pipe()  # one byte for each worker that answers calls
-        os.set_blocking(self._ready, False)
+        self.ready: set[int] = set()  # process ids of workers that answer calls
+        self._ready_end, self._announce_end = os.pipe()
+        os.set_blocking(self._ready_end, False)
         self._draining = mmap.mmap(-1, 1)
         self._signals: set[int] = set()
 
@@ -42,18 +45,17 @@ class ArbiterState:
 
     def announce_ready(self) -> None:
         """Tell the arbiter, from a worker, that the worker answers calls."""
-        os.write(self._announce, b"1")
+        os.write(self._announce_end, PROCESS_ID.pack(os.getpid()))
 
-    def clear_ready(self) -> None:
-        """Forget the workers that are ready so far."""
-        with suppress(BlockingIOError):
-            os.read(self._ready, 4096)
+    def collect_ready(self, seconds: float = 0.0) -> None:
+        """Receive which workers became ready. Wait up to `seconds` for the first.
 
-    def count_ready(self, seconds: float) -> int:
-        """Return how many more workers became ready. Wait up to `seconds` for the first."""
-        if not select.select([self._ready], [], [], seconds)[0]:
-            return 0
-        return len(os.read(self._ready, 4096))
+        The arbiter calls this often, so that the pipe never fills.
+        """
+        if select.select([self._ready_end], [], [], seconds)[0]:
+            with suppress(BlockingIOError):
+                data = os.read(self._ready_end, 512 * PROCESS_ID.size)
+                self.ready.update(pid for (pid,) in PROCESS_ID.iter_unpack(data))
 
     def note_signal(self, number: int) -> None:
         """Remember a signal, if it stops the arbiter."""

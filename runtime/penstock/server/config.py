@@ -18,10 +18,12 @@ from gunicorn.glogging import Logger as _GunicornLogger
 from penstock import logs, metrics
 from penstock.errors import CannotStart
 from penstock.http.watchdog import DeadlineTlsSocket
+from penstock.plugins.progress import write_progress_to
 from penstock.server.arbiter import adapt, rehearse_start
 from penstock.server.arbiter_state import ArbiterState
 from penstock.server.startup_checks import can_listen, supports_protocols
 from penstock.server.worker_class import PENSTOCK_WORKER, choose_worker_class
+from penstock.server.worker_ends import prepare
 from penstock.server.worker_start import freeze_memory, start_host, stop_in_time
 from penstock.settings import Settings
 
@@ -96,11 +98,18 @@ def on_starting(server: Any) -> None:  # noqa: ANN401  gunicorn's type
 
 
 def pre_fork(server: Any, worker: Any) -> None:  # noqa: ANN401, ARG001  gunicorn's types
-    """Start the heartbeat of a worker.
+    """Start the heartbeat of a worker, and note what its end is judged by.
 
-    gunicorn starts it later, so it would never end a worker that hangs in a plugin's import.
+    gunicorn starts the heartbeat later, so it would never end a worker that hangs in a plugin's
+    import.
     """
+    prepare(worker)
     worker.tmp.notify()
+
+
+def post_fork(server: Any, worker: Any) -> None:  # noqa: ANN401, ARG001  gunicorn's types
+    """Have the worker write which plugin it loads."""
+    write_progress_to(worker.loading_note.fileno())
 
 
 def post_worker_init(worker: Any) -> None:  # noqa: ANN401  gunicorn's type

@@ -15,6 +15,8 @@ from penstock import logs
 from penstock.access.encryption import load_secret_box
 from penstock.errors import CannotStart
 from penstock.host.host import Host
+from penstock.plugins.progress import write_progress_to
+from penstock.plugins.source_tree import keep_tree, load_tree
 from penstock.settings import Settings
 from penstock.worker import TakenOver, Worker
 
@@ -24,6 +26,19 @@ READY, NOT_NEEDED, LOADED = b"1", b"0", b"2"
 STOPPED = 143  # the exit code that shells report for SIGTERM
 TAKEN = 75  # EX_TEMPFAIL
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+
+def files_option(sources: int, progress: int, state: int) -> tuple[str, str]:
+    """Return the option by which a child process gets its open files, by their descriptors."""
+    return "--files", f"{sources},{progress},{state}"
+
+
+def use_files(option: str) -> int:
+    """Use the files of `files_option` in the child, and return the one to announce its state."""
+    sources, progress, state = map(int, option.split(","))
+    keep_tree(load_tree(sources))
+    write_progress_to(progress)
+    return state
 
 
 def rehearse(settings: Settings, reason_fd: int | None = None) -> int:

@@ -11,11 +11,14 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from typing import BinaryIO
 
 import structlog
 
 from penstock import metrics, threads
-from penstock.server.durable_worker import NOT_NEEDED, READY
+from penstock.plugins.progress import LoadingNote
+from penstock.server.durable_worker import NOT_NEEDED, READY, files_option
+from penstock.server.end_reasons import end_reason
 
 WORKER = (sys.executable, "-m", "penstock", "worker", "--if-needed")
 FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 30.0  # before a worker that ended is started again
@@ -41,12 +44,18 @@ def report_rejected_reload(effect: str, reason: str) -> None:
 class WorkerProcess:
     """A worker process, and the pipe through which it announces its state."""
 
-    def __init__(self, *, respawned: bool = False) -> None:
+    def __init__(self, sources: BinaryIO, *, respawned: bool = False) -> None:
         self._read_end, write_end = os.pipe()
         self._state = b""
-        command = [*WORKER, "--ready-fd", str(write_end), *(["--respawned"] if respawned else [])]
+        self._note = LoadingNote()
+        ends = (sources.fileno(), self._note.fileno(), write_end)
+        command = [
+            *WORKER,
+            *(["--respawned"] if respawned else []),
+            *files_option(*ends),
+        ]
         self.began_at = time.monotonic()
-        inherited = (write_end, *metrics.owner_fds())
+        inherited = (*ends, *metrics.owner_fds())
         try:
             self.process = subprocess.Popen(  # noqa: S603  our own command
                 command,
@@ -55,6 +64,7 @@ class WorkerProcess:
             )
         except OSError:
             os.close(self._read_end)
+            self._note.close()
             raise
         finally:
             os.close(write_end)
@@ -83,12 +93,13 @@ class WorkerProcess:
         with suppress(ProcessLookupError):
             self.process.send_signal(number)
 
-    def close(self) -> int:
-        """Wait for the end of the process, and return its exit code."""
-        code = self.process.wait()
+    def close(self) -> str:
+        """Wait for the end of the process, and return its reason."""
+        reason = end_reason(self.process.wait(), self._note.read(), ready=self.is_ready(0))
         os.close(self._read_end)
+        self._note.close()
         metrics.forget_process(self.process.pid)
-        return code
+        return reason
 
 
 class WorkerKeeper:
@@ -96,16 +107,19 @@ class WorkerKeeper:
 
     A worker that ends is started again. At a reload it is replaced once its successor executes
     runs. If the successor can't start, the worker stays: gunicorn does the same with its workers.
+    A worker that is started later imports plugins from the same `sources`.
     """
 
-    def __init__(self, stopping: threading.Event) -> None:
+    def __init__(self, stopping: threading.Event, sources: BinaryIO) -> None:
         self._stopping = stopping
+        self._sources = self._next_sources = sources
         self._wake = threading.Event()
         self._workers: list[WorkerProcess] = []  # the worker, and its successor at a reload
         self._respawned = False
 
-    def reload(self) -> None:
+    def reload(self, sources: BinaryIO) -> None:
         """Replace the worker, or start one if none was needed before."""
+        self._next_sources = sources
         self._wake.set()
 
     def send(self, number: int) -> None:
@@ -122,34 +136,49 @@ class WorkerKeeper:
         pause = FIRST_PAUSE_S
         while not self._stopping.is_set():
             self._wake.clear()
-            worker = self._workers[0] if self._workers else self._start(respawned=self._respawned)
-            self._respawned = True
+            worker = self._workers[0] if self._workers else self._start_first()
             while (code := worker.exit_code()) is None:
                 if self._wake.wait(CHECK_INTERVAL_S) and not self._stopping.is_set():
                     self._wake.clear()
                     worker = self._replace(worker)
                 elif self._stopping.is_set():
                     worker.process.wait()
-            not_needed = code == 0 and worker.not_needed
-            self._close(worker)
-            if not_needed:
+            if code == 0 and worker.not_needed:
+                self._close(worker, "no pipeline needs it")
                 self._wake.wait()
-            elif not self._stopping.is_set():
-                steady = time.monotonic() - worker.began_at > STEADY_S
-                pause = FIRST_PAUSE_S if steady else min(pause * 2, MAX_PAUSE_S)
+            elif self._stopping.is_set():
+                self._close(worker, "the server stops")
+            else:
+                if time.monotonic() - worker.began_at > STEADY_S:
+                    pause = FIRST_PAUSE_S
+                self._close(worker, next_start_s=pause)
                 self._wake.wait(pause)
+                pause = min(pause * 2, MAX_PAUSE_S)
+
+    def _start_first(self) -> WorkerProcess:
+        """Start a worker while there is none."""
+        self._sources = self._next_sources
+        respawned, self._respawned = self._respawned, True
+        return self._start(respawned=respawned)
 
     def _start(self, *, respawned: bool = False) -> WorkerProcess:
-        worker = WorkerProcess(respawned=respawned)
+        worker = WorkerProcess(self._next_sources, respawned=respawned)
         self._workers.append(worker)
         if self._stopping.is_set():
             worker.send(signal.SIGTERM)
         return worker
 
-    def _close(self, worker: WorkerProcess) -> int:
-        code = worker.close()
+    def _close(
+        self, worker: WorkerProcess, reason: str = "", next_start_s: float | None = None
+    ) -> None:
+        """Log the end of a worker. Without a `reason` it is a fault, with that of the process."""
+        fault = worker.close()
         self._workers.remove(worker)
-        return code
+        pid = worker.process.pid
+        if reason:
+            _log.info("durable worker ended", worker=pid, reason=reason)
+        else:
+            _log.error("durable worker ended", worker=pid, reason=fault, next_start_s=next_start_s)
 
     def _replace(self, worker: WorkerProcess) -> WorkerProcess:
         """Start a successor beside the worker, and return the one of them that stays."""
@@ -161,18 +190,28 @@ class WorkerKeeper:
             and not self._stopping.is_set()
         ):
             if successor.is_ready(CHECK_INTERVAL_S):
-                worker.send(signal.SIGTERM)
-                self._close(worker)
-                return successor
+                return self._adopt(worker, successor)
         if successor.exit_code() == 0 and successor.not_needed:
-            worker.send(signal.SIGTERM)
-            self._close(worker)
-            return successor
-        successor.send(signal.SIGTERM if self._stopping.is_set() else signal.SIGKILL)
-        self._close(successor)
+            return self._adopt(worker, successor)
+        self._next_sources = self._sources
+        if successor.exit_code() is not None:
+            self._close(successor)
+        elif self._stopping.is_set():
+            successor.send(signal.SIGTERM)
+            self._close(successor, "the server stops")
+        else:
+            successor.send(signal.SIGKILL)
+            self._close(successor, f"it was not ready in {MAX_START_S:g} s")
         if not self._stopping.is_set():
             report_rejected_reload(
                 "the durable worker keeps its current plugins and settings",
                 "the new durable worker did not start; see the log",
             )
         return worker
+
+    def _adopt(self, worker: WorkerProcess, successor: WorkerProcess) -> WorkerProcess:
+        """Stop the worker, and return its successor."""
+        self._sources = self._next_sources
+        worker.send(signal.SIGTERM)
+        self._close(worker, f"process {successor.process.pid} replaces it at a reload")
+        return successor

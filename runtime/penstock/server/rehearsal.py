@@ -22,7 +22,9 @@ import structlog
 from penstock import logs
 from penstock.errors import CannotStart, StartDelayed
 from penstock.host.host import Host
-from penstock.plugins.guard import ENDED, HANGS, LONGEST_LOAD_S
+from penstock.plugins.guard import LONGEST_LOAD_S, ended_text, hangs_text
+from penstock.plugins.progress import LoadingNote, write_progress_to
+from penstock.plugins.source_tree import SourceTree, keep_tree, read_tree
 from penstock.server.arbiter_state import ArbiterState
 
 CHECK_INTERVAL_S = 0.2
@@ -46,9 +48,13 @@ RETRYABLE = frozenset({Outcome.DATABASE_AWAY, Outcome.KILLED})
 
 
 class Rehearsal(NamedTuple):
-    """The outcome of a rehearsal, the digest of the messages it logged, and why it failed."""
+    """The outcome of a rehearsal, with the sources of plugins that it loaded.
+
+    `reported` is the digest of the messages it logged, `reason` why it failed.
+    """
 
     outcome: Outcome
+    tree: SourceTree
     reported: bytes = b""
     reason: str = UNKNOWN_REASON
 
@@ -56,20 +62,39 @@ class Rehearsal(NamedTuple):
 def rehearse(server: Any, state: ArbiterState) -> Rehearsal:  # noqa: ANN401  gunicorn ships no types
     """Rehearse a start in a child process, and return its result.
 
-    The digest of a successful rehearsal is stored in the state.
+    The digest of a successful rehearsal is stored in the state. The caller keeps its sources.
     """
+    try:
+        tree = read_tree(state.settings.plugin_path)
+    except OSError as error:
+        reason = f"{error.filename} can't be read: {error.strerror}"
+        logs.print_error(reason, state.settings.log_format)
+        return Rehearsal(Outcome.FAILED, SourceTree((), (), {}), reason=reason)
     read_end, write_end = os.pipe()
+    note = LoadingNote()
     child = os.fork()
     if not child:
+        write_progress_to(note.fileno())
+        keep_tree(tree)
         _run_child(state, write_end)
     os.close(write_end)
     try:
-        rehearsal = _result_of(server, state, child, read_end)
+        rehearsal = _result_of(server, state, _Child(child, read_end, note, tree))
     finally:
         os.close(read_end)
+        note.close()
     if rehearsal.outcome is Outcome.GOOD:
         state.reported = rehearsal.reported
     return rehearsal
+
+
+class _Child(NamedTuple):
+    """The child that rehearses: its process, the end of its pipe, its plugin and its sources."""
+
+    pid: int
+    read_end: int
+    note: LoadingNote
+    tree: SourceTree
 
 
 def _run_child(state: ArbiterState, write_end: int) -> None:
@@ -90,23 +115,29 @@ def _run_child(state: ArbiterState, write_end: int) -> None:
         os._exit(0)
 
 
-def _result_of(server: Any, state: ArbiterState, child: int, read_end: int) -> Rehearsal:  # noqa: ANN401  as above
+def _result_of(server: Any, state: ArbiterState, child: _Child) -> Rehearsal:  # noqa: ANN401  as above
     """Return what the child reported, once it has ended. A missing report is logged."""
     deadline = time.monotonic() + LONGEST_LOAD_S
-    report = _read_report(server, state, read_end, deadline)
+    report = _read_report(server, state, child.read_end, deadline)
     if report is None:
         with suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
+            os.kill(child.pid, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            os.waitpid(child.pid, 0)
+        reason = hangs_text(child.note.read())
         if not state.is_stopping():
-            server.log.error(HANGS)
+            server.log.error(reason)
+        return Rehearsal(Outcome.FAILED, child.tree, reason=reason)
     status = 0
     with suppress(ChildProcessError):
-        _, status = os.waitpid(child, 0)
+        _, status = os.waitpid(child.pid, 0)
     if report == b"" and not state.is_stopping() and time.monotonic() < deadline:
         if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-            return Rehearsal(Outcome.KILLED, reason=Outcome.KILLED.value)
-        server.log.error(ENDED)
-    return _parsed(report or b"")
+            return Rehearsal(Outcome.KILLED, child.tree, reason=Outcome.KILLED.value)
+        reason = ended_text(child.note.read())
+        server.log.error(reason)
+        return Rehearsal(Outcome.FAILED, child.tree, reason=reason)
+    return _parsed(report, child.tree)
 
 
 def _read_report(
@@ -134,10 +165,10 @@ def _read_report(
     return None
 
 
-def _parsed(report: bytes) -> Rehearsal:
+def _parsed(report: bytes, tree: SourceTree) -> Rehearsal:
     if report.startswith(GOOD):
-        return Rehearsal(Outcome.GOOD, reported=report.removeprefix(GOOD))
+        return Rehearsal(Outcome.GOOD, tree, reported=report.removeprefix(GOOD), reason="")
     if report == DELAYED:
-        return Rehearsal(Outcome.DATABASE_AWAY, reason=Outcome.DATABASE_AWAY.value)
+        return Rehearsal(Outcome.DATABASE_AWAY, tree, reason=Outcome.DATABASE_AWAY.value)
     reason = report.removeprefix(FAILED).decode("utf-8", "replace")
-    return Rehearsal(Outcome.FAILED, reason=reason or UNKNOWN_REASON)
+    return Rehearsal(Outcome.FAILED, tree, reason=reason or UNKNOWN_REASON)

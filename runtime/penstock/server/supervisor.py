@@ -14,13 +14,16 @@ import threading
 import time
 from contextlib import suppress
 from types import FrameType
+from typing import BinaryIO
 
 import structlog
 
 from penstock import logs, metrics, threads
 from penstock.errors import CannotStart, StartDelayed
-from penstock.plugins.guard import ENDED, HANGS, LONGEST_LOAD_S
-from penstock.server.durable_worker import LOADED, MAX_REASON_BYTES, STOP_SIGNALS
+from penstock.plugins.guard import LONGEST_LOAD_S, ended_text, hangs_text
+from penstock.plugins.progress import LoadingNote
+from penstock.plugins.source_tree import read_tree, store_tree
+from penstock.server.durable_worker import LOADED, MAX_REASON_BYTES, STOP_SIGNALS, files_option
 from penstock.server.keeper import (
     CHECK_INTERVAL_S,
     WorkerKeeper,
@@ -53,7 +56,7 @@ def serve(settings: Settings) -> int:
     logs.configure(settings)
     folder = metrics.create_shared_folder()
     try:
-        return Supervisor(settings.worker if settings.pipelines else 0).run()
+        return Supervisor(settings).run()
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -62,10 +65,15 @@ def serve(settings: Settings) -> int:
 class Supervisor:
     """Starts the processes, forwards signals to them, and ends when gunicorn ends."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._gunicorn: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
-        self._keepers = [WorkerKeeper(self._stopping) for _ in range(workers)]
+        self._folders = settings.plugin_path
+        sources = self._read_sources()
+        self._keepers = [
+            WorkerKeeper(self._stopping, sources)
+            for _ in range(settings.worker if settings.pipelines else 0)
+        ]
         self._reloading = threading.Lock()
 
     def run(self) -> int:
@@ -119,49 +127,65 @@ class Supervisor:
             return
         try:
             _log.debug("reload: rehearsing a start")
-            fault = self._rehearse()
+            sources = self._read_sources()
+            fault = self._rehearse(sources)
             if fault is None:
                 _log.debug("reload: the rehearsal succeeded; replacing the processes")
                 for keeper in self._keepers:
-                    keeper.reload()
+                    keeper.reload(sources)
                 self._forward(number, frame)
             elif not self._stopping.is_set():
                 report_rejected_reload(
                     "all processes keep their current plugins and settings", fault
                 )
+        except CannotStart as error:
+            report_rejected_reload(
+                "all processes keep their current plugins and settings", str(error)
+            )
         finally:
             self._reloading.release()
 
-    def _rehearse(self) -> str | None:
+    def _read_sources(self) -> BinaryIO:
+        """Return a file with the present sources of all plugins. Raises CannotStart."""
+        try:
+            return store_tree(read_tree(self._folders))
+        except OSError as error:
+            raise CannotStart(f"{error.filename} can't be read: {error.strerror}") from error
+
+    def _rehearse(self, sources: BinaryIO) -> str | None:
         """Rehearse a start, and return why it failed, None if it succeeded.
 
         If plugin code ended the process or hangs, that is logged here.
         """
         read_end, write_end = os.pipe()
         os.set_blocking(read_end, False)
+        note = LoadingNote()
+        inherited = (sources.fileno(), note.fileno(), write_end)
         try:
-            command = [*REHEARSAL, "--ready-fd", str(write_end)]
+            command = [*REHEARSAL, *files_option(*inherited)]
             child = subprocess.Popen(  # noqa: S603  our own command
                 command,
-                pass_fds=(write_end,),
+                pass_fds=inherited,
                 preexec_fn=stop_with_parent,  # noqa: PLW1509  nothing but a system call
             )
             code = self._wait(child, LONGEST_LOAD_S)
             report = b""
             with suppress(BlockingIOError):
                 report = os.read(read_end, MAX_REASON_BYTES)
+            plugin = note.read()
         finally:
+            note.close()
             os.close(read_end)
             os.close(write_end)
         if code in {CannotStart.exit_code, StartDelayed.exit_code} and report:
             return report.decode("utf-8", "replace")
         if code == 0 and report == LOADED:
             return None
-        fault = f"{ENDED} (exit code {code})"
+        fault = f"{ended_text(plugin)} (exit code {code})"
         if code is None:
             child.send_signal(signal.SIGKILL)
             child.wait()
-            fault = HANGS
+            fault = hangs_text(plugin)
         if not self._stopping.is_set():
             _log.error(fault)
         return fault

@@ -17,6 +17,14 @@ from penstock.errors import CannotStart
 PENSTOCK_WORKER = "penstock.server.worker.Worker"
 FALLBACK = "gthread"
 TESTED_MINORS = ((26, 2),)
+# The packages that worker classes of gunicorn require, by the name of the class.
+PACKAGES = {
+    "gevent": "gevent",
+    "gevent_pywsgi": "gevent",
+    "gevent_wsgi": "gevent",
+    "eventlet": "eventlet",
+    "tornado": "tornado",
+}
 
 
 def choose_worker_class(name: str) -> tuple[str, str]:
@@ -30,6 +38,13 @@ def choose_worker_class(name: str) -> tuple[str, str]:
     try:
         load_class(name)
     except Exception as error:  # gunicorn raises several kinds
+        package = PACKAGES.get(name)
+        if package is not None:
+            raise CannotStart(
+                f"PENSTOCK_WORKER_CLASS={name} requires the package {package}, which is not"
+                f" installed. Fix: install {package}, or set PENSTOCK_WORKER_CLASS to penstock or"
+                " gthread"
+            ) from error
         raise CannotStart(
             f"PENSTOCK_WORKER_CLASS={name} is not a worker class of gunicorn."
             " Fix: set it to penstock or gthread"

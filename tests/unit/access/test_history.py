@@ -144,7 +144,7 @@ def digest(key: str) -> bytes:
 
 
 def knows(view: Snapshot, key: str) -> bool:
-    """Say whether a view would let a key pass."""
+    """Return whether a view would let a key pass."""
     stored_key = view.key(digest(key))
     return stored_key is not None and stored_key.usable
 

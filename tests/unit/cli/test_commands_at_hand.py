@@ -266,7 +266,7 @@ class TestPluginsThatEndTheProcess:
         done = sqlite_place.run("check", "--env", "test")
 
         assert (done.returncode, done.stdout) == (1, "")
-        assert "a plugin ended the process while it was loaded" in done.stderr
+        assert "plugin ends (plugins/ends.py) ended the process while" in done.stderr
 
     def test_a_plugin_that_hangs_is_reported(
         self, sqlite_place: Place, monkeypatch: pytest.MonkeyPatch

@@ -73,6 +73,20 @@ def test_a_check_never_succeeds_for_a_plugin_that_ended_it_and_names_it(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("end", ["import os; os._exit(0)", "raise KeyboardInterrupt"])
+def test_a_plugin_that_ends_the_check_at_its_import_is_named_with_its_file(
+    sqlite_place: Place, end: str
+) -> None:
+    sqlite_place.plugin("good", GOOD)
+    path = sqlite_place.plugin("ending", f"{end}\n")
+
+    done = sqlite_place.run("check")
+
+    assert done.returncode in {1, 3}
+    assert "plugin ending" in done.stdout + done.stderr
+    assert f"plugins/{path.name}" in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     "hook",
     [

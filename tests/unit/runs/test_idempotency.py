@@ -25,7 +25,7 @@ from penstock.db.tables import EnvironmentRow
 from penstock.db.unit_of_work import RowReader, access_change
 from penstock.errors import Refusal
 from penstock.host.host import Host
-from penstock.runs.idempotency import CLAIM_MARGIN, IdempotencyStore
+from penstock.runs.idempotency import CLAIM_MARGIN, IdempotencyStore, key_of
 from penstock.settings import Settings
 from penstock.testing import CallerClient, Runtime
 
@@ -532,7 +532,7 @@ class TestHost:
 
 
 def eventually(fact: Callable[[], bool]) -> bool:
-    """Say whether something becomes true within ten seconds."""
+    """Return whether something becomes true within ten seconds."""
     deadline = time.monotonic() + 10
     while not fact() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -578,3 +578,13 @@ def test_it_holds_across_workers_and_survives_a_restart(
 
     assert len(before) == 1
     assert before == after
+
+
+@pytest.mark.parametrize("header", ["one,two", "one, two", "same,same", '"one","two"'])
+def test_two_headers_that_a_server_has_joined_are_no_key(header: str) -> None:
+    with pytest.raises(Refusal, match="is sent once"):
+        key_of(header)
+
+
+def test_a_comma_within_quotes_belongs_to_the_key() -> None:
+    assert key_of('"one,two"') == "one,two"

@@ -1115,7 +1115,7 @@ class TestDeclarations:
             ),
             (
                 lambda: pipeline_with(lambda call: None, trigger=[HttpTrigger(), HttpTrigger()]),
-                "the trigger is no trigger",
+                "it has 2 HttpTriggers",
             ),
             (
                 lambda: pipeline_with(lambda call: None, trigger=Schedule("0 0 30 2 *")),

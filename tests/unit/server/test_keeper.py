@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import pytest
 
@@ -28,12 +29,12 @@ with (folder / "log").open("a") as log:
 stopping = []
 signal.signal(signal.SIGTERM, lambda *_: stopping.append(1))
 if mode == "not needed":
-    os.write(int(sys.argv[-1]), b"0")
+    os.write(int(sys.argv[-1].split(",")[-1]), b"0")
     sys.exit(0)
 if mode.startswith("exit"):
     sys.exit(int(mode.split()[1]))
 if mode == "ready":
-    os.write(int(sys.argv[-1]), b"1")
+    os.write(int(sys.argv[-1].split(",")[-1]), b"1")
 while not stopping:
     time.sleep(0.02)
 sys.exit(143)
@@ -46,7 +47,8 @@ class Rig:
     def __init__(self, folder: Path, mode: str) -> None:
         self.folder = folder
         self.stopping = threading.Event()
-        self.keeper = WorkerKeeper(self.stopping)
+        self.sources = TemporaryFile()  # noqa: SIM115  `stop` closes it
+        self.keeper = WorkerKeeper(self.stopping, self.sources)
         self.set_mode(mode)
         self.thread = threads.start("penstock-keeper", self.keeper.run, limit=None)
 
@@ -55,7 +57,7 @@ class Rig:
 
     def reload(self, mode: str) -> None:
         self.set_mode(mode)
-        self.keeper.reload()
+        self.keeper.reload(self.sources)
 
     def started(self) -> list[tuple[str, int]]:
         """Return mode and process id of all workers that were started."""
@@ -77,6 +79,7 @@ class Rig:
         self.keeper.send(signal.SIGTERM)
         self.thread.join(20)
         assert not self.thread.is_alive()
+        self.sources.close()
 
 
 @pytest.fixture

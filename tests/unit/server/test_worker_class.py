@@ -75,6 +75,11 @@ def test_a_class_of_gunicorn_s_is_used_as_it_is(name: str) -> None:
     assert choose_worker_class(name) == (name, "")
 
 
+def test_a_class_whose_package_is_missing_names_the_package() -> None:
+    with pytest.raises(CannotStart, match=r"requires the package tornado.*Fix: install tornado"):
+        choose_worker_class("tornado")
+
+
 def test_an_unknown_class_prevents_the_start() -> None:
     with pytest.raises(CannotStart, match="PENSTOCK_WORKER_CLASS=gthreads is not a worker class"):
         choose_worker_class("gthreads")

@@ -142,14 +142,14 @@ class DbosRunStore(RunStore):
         """Take a run from a worker process, and start it nowhere for some seconds."""
         with engine_errors_translated():
             engine = self._client._sys_db.engine  # noqa: SLF001  as above
-            return engine_tables.postpone(
+            return engine_tables.delay_run(
                 engine, run, holder, time.time() + seconds, times, keep_deadline=begun
             )
 
     def release_deferred(self) -> None:
         """Let all deferred runs start now."""
         with engine_errors_translated():
-            engine_tables.hasten(self._client._sys_db.engine, self._application)  # noqa: SLF001  as above
+            engine_tables.start_delayed_runs(self._client._sys_db.engine, self._application)  # noqa: SLF001  as above
 
     def fork(self, run: str, new: str, step: int, queue: str) -> None:
         """Start a run anew under another id."""

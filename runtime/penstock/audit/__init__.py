@@ -13,8 +13,10 @@ from enum import StrEnum
 from io import StringIO
 from typing import Any
 
+from penstock.audit import sentences
 from penstock.db import audit_events
-from penstock.db.engine import Engine, reading
+from penstock.db.engine import Engine, reading, writing
+from penstock.db.rows import AnyColumn
 from penstock.db.tables import AuditEventRow
 from penstock.db.unit_of_work import AccessChange, access_change
 from penstock.errors import UnknownName, UsageError
@@ -26,6 +28,7 @@ class Action(StrEnum):
     ENVIRONMENT_CREATED = "environment:created"
     ENVIRONMENT_CHANGED = "environment:changed"
     POLICY_SET = "environment:policy:set"
+    POLICY_PREVIEWED = "environment:policy:previewed"
     PIPELINES_SEEN = "pipeline:seen"
     PIPELINE_ENABLED = "pipeline:enabled"
     PIPELINE_DISABLED = "pipeline:disabled"
@@ -72,8 +75,10 @@ class Action(StrEnum):
     USER_ROLE_SET = "user:role:set"
     USER_PASSWORD_SET = "user:password:set"  # noqa: S105  a word, no password
     USER_SIGNED_IN = "user:signed-in"
+    USER_SIGN_IN_FAILED = "user:sign-in-failed"
     USER_SIGNED_OUT = "user:signed-out"
     USER_SESSIONS_ENDED = "user:sessions:ended"
+    AUDIT_EXPORTED = "audit:exported"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,16 @@ class Event:
     environment: str | None
     subject: str
     detail: Mapping[str, Any]
+
+    @property
+    def act(self) -> str:
+        """What the actor did, in words."""
+        return sentences.act(self.action, self.subject, self.environment, self.detail)
+
+    @property
+    def differences(self) -> list[tuple[str, Any, Any]]:
+        """What was replaced: name, value before, value after."""
+        return sentences.differences(self.detail)
 
 
 @contextmanager
@@ -113,17 +128,34 @@ def note(
     environment: str | None = None,
 ) -> None:
     """Write an event of an open change; a change with several effects has several events."""
-    rows.add(
-        AuditEventRow,
-        {
-            AuditEventRow.at: datetime.now(UTC),
-            AuditEventRow.actor: actor[:255],
-            AuditEventRow.action: action.value,
-            AuditEventRow.environment: environment,
-            AuditEventRow.subject: subject[:255],
-            AuditEventRow.detail: dict(detail),
-        },
-    )
+    rows.add(AuditEventRow, _values(actor, action, subject, detail, environment))
+
+
+def record(
+    engine: Engine,
+    actor: str,
+    action: Action,
+    subject: str,
+    detail: Mapping[str, Any],
+    *,
+    environment: str | None = None,
+) -> None:
+    """Write an event of an act that changes no access data. Raises DatabaseUnavailable."""
+    with writing(engine) as connection:
+        audit_events.add(connection, _values(actor, action, subject, detail, environment))
+
+
+def _values(
+    actor: str, action: Action, subject: str, detail: Mapping[str, Any], environment: str | None
+) -> dict[AnyColumn, object]:
+    return {
+        AuditEventRow.at: datetime.now(UTC),
+        AuditEventRow.actor: actor[:255],
+        AuditEventRow.action: action.value,
+        AuditEventRow.environment: environment,
+        AuditEventRow.subject: subject[:255],
+        AuditEventRow.detail: dict(detail),
+    }
 
 
 def kinds() -> list[str]:
@@ -142,11 +174,13 @@ def events(  # noqa: PLR0913  one argument a filter
     since: datetime | None = None,
     before: int | None = None,
     environments: Collection[str] | None = None,
+    text: str | None = None,
 ) -> list[Event]:
     """Return events, newest first.
 
     `action` is an action or a kind; the next page is before the last id of a page. `environments`
-    restricts the events to those of some environments. Raises UsageError.
+    restricts the events to those of some environments. `text` is a part of the actor, action,
+    subject or detail, in any case. Raises UsageError.
     """
     if action in kinds():
         action = f"{action}:"
@@ -167,6 +201,7 @@ def events(  # noqa: PLR0913  one argument a filter
             before=before,
             limit=limit,
             environments=environments,
+            text=text,
         )
     return [_event(row) for row in rows]
 
