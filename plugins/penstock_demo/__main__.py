@@ -138,7 +138,8 @@ def _print_commands(port: str, key: str, user: str) -> None:
         "$(for n in 1 2 3; do echo '{\"reference\":\"'$(date +%s%N)'-'$n'\"," + lines + "}'; done)"
     )
     sys.stdout.write(
-        "\nLog in, post an order with key and token (201), the same without the token (401), and a"
+        "\nLog in as user demo of the pipeline login (not the console's user demo),"
+        " post an order with key and token (201), the same without the token (401), and a"
         " file of orders as a durable run, with a wait for its end"
         " (200);\npaste these into another terminal:\n\n"
         f"TOKEN=$(curl -s {url}/login/ {send} -d {login} {extract})\n\n"

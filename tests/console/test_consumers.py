@@ -12,6 +12,7 @@ from support.console import EVIL, ConsoleApp
 from support.place import Place
 
 from penstock.access import api_keys, consumers
+from penstock.access.api_keys import KeyQuery
 from penstock.contracts.keys import parse_api_key
 from penstock.errors import UnknownName
 
@@ -125,7 +126,7 @@ def test_a_key_is_shown_once_and_by_its_last_characters_later(console_app: Make)
     )
     key = shown_key(response.text)
     page = oli.text("/consumers/acme")
-    stored = api_keys.list_keys(console.place.engine, consumer="acme")[0]
+    stored = api_keys.list_keys(console.place.engine, KeyQuery(consumer="acme"))[0]
 
     assert response.status_code == 200
     assert response.headers["Cache-Control"] == "no-store"
@@ -157,7 +158,8 @@ def test_a_key_is_disabled_enabled_rotated_and_revoked(console_app: Make) -> Non
     path = f"/consumers/acme/keys/{key.id}"
 
     def states() -> list[object]:
-        return [row.state for row in api_keys.list_keys(console.place.engine, consumer="acme")]
+        keys = api_keys.list_keys(console.place.engine, KeyQuery(consumer="acme"))
+        return [row.state for row in keys]
 
     assert oli.post(f"{path}/disable").status_code == 303
     assert states() == ["disabled"]

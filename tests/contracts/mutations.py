@@ -235,6 +235,9 @@ MUTATIONS = (
     mutation("the console takes forms without a CSRF token", "runtime/penstock/console/pages.py", "        csrf.protect()\n", "        pass\n", "tests/console/test_roles.py", "csrf_token"),
     mutation("a role may do anything", "runtime/penstock/console/pages.py", "if g.role is None or not g.role.may(needed):", "if False:", "tests/console/test_roles.py", "no_further"),
     mutation("a role of one environment counts in all", "runtime/penstock/console/pages.py", "[signed_in.role_in(name) for name in names]", "[signed_in.highest_role for name in names]", "tests/console/test_environment_roles.py", "asks_for_its_role"),
+    mutation("wider changes need no second approval", "runtime/penstock/audit/approvals.py", "if approval is None and not row.second_approval:", "if approval is None:", "tests/unit/access/test_approvals.py", "waits_and_is_applied"),
+    mutation("an author approves their own change", "runtime/penstock/audit/approvals.py", "if change.author.casefold() == approver.casefold():", "if False:", "tests/unit/access/test_approvals.py", "waits_and_is_applied"),
+    mutation("an approval applies to another state", "runtime/penstock/audit/approvals.py", "if approval.proposal != proposal:", "if False:", "tests/unit/access/test_approvals.py", "moved_on"),
     # What is never written.
     mutation("keys are written", "runtime/penstock/contracts/masks.py", 'if "pk" in text:', "if False:", "tests/unit/contracts/test_masks.py"),
     mutation("tokens are written", "runtime/penstock/contracts/masks.py", 'if "ey" in text or "ew" in text:', "if False:", "tests/unit/contracts/test_masks.py"),

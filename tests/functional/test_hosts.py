@@ -290,7 +290,7 @@ class TestReload:
         try:
             wait_for(f"http://127.0.0.1:{port}/-/health", process)
             mark.touch()
-            (worker,) = map(int, re.findall(r"Booting worker with pid: (\d+)", log.read_text()))
+            worker = int(re.findall(r"Booting worker with pid: (\d+)", log.read_text())[-1])
             os.kill(worker, signal.SIGKILL)
             until(lambda: "WORKER TIMEOUT" in log.read_text())
             mark.unlink()

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from support.durable import until
 from support.place import ACTOR, Place, Server
 
 from penstock.access import api_keys, consumers, signing_keys, variables
@@ -40,6 +41,7 @@ def penstock_pipelines():
     return [orders, strict]
 """
 Serve = Callable[..., Server]
+ENOUGH = 20  # calls before a change, and calls that begin later than a second after it
 BOTH_WORKERS = pytest.mark.parametrize("worker_class", ["penstock", "gthread"])
 
 
@@ -75,10 +77,12 @@ def hammer(
     with ThreadPoolExecutor(4) as pool:
         for _ in range(4):
             pool.submit(calls)
-        time.sleep(0.5)
+        until(lambda: len(seen) >= ENOUGH)
+        time.sleep(0.5)  # those calls began well before the change
         change()
         changed = time.monotonic()
-        time.sleep(2)
+        # Until enough calls began well after it: on a busy machine that takes longer.
+        until(lambda: sum(began > changed + 1 for began, _ in list(seen)) >= ENOUGH)
         done.set()
     assert {status for began, status in seen if began < changed - 0.5} == {200}
     return [(began - changed, status) for began, status in seen if began > changed]

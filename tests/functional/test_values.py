@@ -282,3 +282,31 @@ def forms_and_queries_may_come_unescaped(call: Caller) -> None:
         call.connection.close()
         assert answered.startswith(b"HTTP/1.1 200")
         assert answered.endswith(name.encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "status"),
+    [
+        ("Idempotency-Key", ("twice-1", "twice-2"), 400),
+        ("Idempotency-Key", ("twice-1", "twice-1"), 400),
+        ("X-API-Key", ("{key}", "pk_test_other"), 401),
+        ("Authorization", ("Bearer one", "Bearer two"), 401),
+    ],
+)
+def test_a_header_that_is_sent_twice_is_not_taken_as_one(
+    call: Caller, name: str, values: tuple[str, str], status: int
+) -> None:
+    connection, body = call.connection, b'{"name": "a"}'
+    connection.putrequest("POST", "/v1/files/")
+    if name != "X-API-Key":
+        connection.putheader("X-API-Key", call.key)
+    for value in values:
+        connection.putheader(name, value.format(key=call.key))
+    connection.putheader("Content-Type", "application/json")
+    connection.putheader("Content-Length", str(len(body)))
+    connection.endheaders(body)
+
+    reply = connection.getresponse()
+    reply.read()
+
+    assert reply.status == status

@@ -10,6 +10,7 @@ from penstock import audit
 from penstock.access.lookup import ConsumerPlace, consumer_in, consumer_row, environment_row
 from penstock.contracts.keys import digest_of, make_api_key
 from penstock.db import api_keys as stored
+from penstock.db.api_keys import KeyFilter
 from penstock.db.engine import Engine, reading
 from penstock.db.tables import ApiKeyRow, ConsumerRow, EnvironmentRow
 from penstock.db.unit_of_work import AccessChange, RowReader
@@ -29,7 +30,10 @@ class NewKey:
 
 @dataclass(frozen=True, slots=True)
 class ListedKey:
-    """A key as operators see it. `state` is usable, disabled, expired or revoked."""
+    """A key as operators see it.
+
+    `state` is usable, disabled, consumer disabled, expired or revoked.
+    """
 
     id: str
     consumer: str
@@ -159,15 +163,58 @@ def _row(rows: RowReader, key_id: str) -> ApiKeyRow:
     return row
 
 
+@dataclass(frozen=True, slots=True)
+class KeyQuery:
+    """Which keys to list; a field that is None, False or empty leaves none out.
+
+    `unused` and `expiring` are durations: not used for that time, or about to expire within it. A
+    query with one of the last five fields leaves out keys that are revoked or have expired.
+    """
+
+    environment: str | None = None
+    consumer: str | None = None
+    search: str = ""
+    unused: timedelta | None = None
+    expiring: timedelta | None = None
+    never_used: bool = False
+    no_expiry: bool = False
+    disabled_consumers: bool = False
+
+    def of_rows(self, reader: RowReader, now: datetime) -> KeyFilter:
+        """Return the filter of rows at a moment. Raises UnknownName."""
+        live = (
+            self.unused is not None
+            or self.expiring is not None
+            or self.never_used
+            or self.no_expiry
+            or self.disabled_consumers
+        )
+        return KeyFilter(
+            environment_id=environment_row(reader, self.environment).id
+            if self.environment
+            else None,
+            consumer_id=consumer_row(reader, self.consumer).id if self.consumer else None,
+            live_at=now if live else None,
+            idle_since=now - self.unused if self.unused is not None else None,
+            expires_until=now + self.expiring if self.expiring is not None else None,
+            never_used=self.never_used,
+            no_expiry=self.no_expiry,
+            disabled_consumers=self.disabled_consumers,
+            search=self.search,
+        )
+
+
 def list_keys(
-    engine: Engine, *, environment: str | None = None, consumer: str | None = None
+    engine: Engine,
+    query: KeyQuery | None = None,
+    *,
+    after: str | None = None,
+    limit: int | None = None,
 ) -> list[ListedKey]:
-    """Return keys, oldest first. Raises UnknownName."""
+    """Return keys, oldest first; a page begins after an id. Raises UnknownName."""
     with reading(engine) as connection:
-        reader = RowReader(connection)
-        environment_id = environment_row(reader, environment).id if environment else None
-        consumer_id = consumer_row(reader, consumer).id if consumer else None
-        rows = stored.list_keys(connection, environment_id, consumer_id)
+        chosen = (query or KeyQuery()).of_rows(RowReader(connection), datetime.now(UTC))
+        rows = stored.list_keys(connection, chosen, after=after, limit=limit)
     return [listed_key(row) for row in rows]
 
 
@@ -179,6 +226,8 @@ def listed_key(row: stored.NamedKeyRow) -> ListedKey:
         state = "expired"
     else:
         state = "usable" if row.enabled else "disabled"
+        if row.enabled and not row.consumer_enabled:
+            state = "consumer disabled"
     return ListedKey(
         id=row.id,
         consumer=row.consumer,

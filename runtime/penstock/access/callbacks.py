@@ -164,6 +164,7 @@ def list_callbacks(
     *,
     environment: str | None = None,
     consumer: str | None = None,
+    search: str = "",
     after: int | None = None,
     limit: int | None = None,
 ) -> list[ListedCallback]:
@@ -177,6 +178,7 @@ def list_callbacks(
         CallbackTargetRow.prefix,
         environment,
         consumer,
+        search=search,
         after=after,
         limit=limit,
     )

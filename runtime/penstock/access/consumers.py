@@ -10,10 +10,17 @@ from datetime import UTC, datetime
 from penstock import audit
 from penstock.access import by_name
 from penstock.access.api_keys import ListedKey, listed_key
-from penstock.access.lookup import ConsumerPlace, consumer_in, consumer_row, environment_row
+from penstock.access.lookup import (
+    ConsumerPlace,
+    consumer_in,
+    consumer_row,
+    environment_of,
+    environment_row,
+)
 from penstock.access.pipelines import Offered, among, in_order, meant_by, stored_in
+from penstock.audit.approvals import ApprovalRequired, Kind, gate, is_applying
 from penstock.db import consumers as stored
-from penstock.db.api_keys import list_keys
+from penstock.db.api_keys import KeyFilter, list_keys
 from penstock.db.engine import Engine, reading
 from penstock.db.tables import AssociationRow, ConsumerRow, EnvironmentRow, NewPipelinesRow
 from penstock.db.unit_of_work import AccessChange, RowReader, access_change
@@ -92,18 +99,37 @@ def create_consumer(engine: Engine, actor: str, name: str, description: str = ""
 def set_consumer_enabled(engine: Engine, actor: str, name: str, *, enabled: bool) -> None:
     """Enable or disable a consumer in all environments. Raises UnknownName."""
     action = audit.Action.CONSUMER_ENABLED if enabled else audit.Action.CONSUMER_DISABLED
-    with audit.change(engine, actor, action, name) as (rows, _):
-        rows.set(
-            ConsumerRow,
-            {ConsumerRow.id: consumer_row(rows, name).id},
-            {ConsumerRow.enabled: enabled},
-        )
+    with audit.change(engine, actor, action, name) as (rows, detail):
+        row = consumer_row(rows, name)
+        if enabled and not row.enabled:
+            _gate_enabling(rows, detail, row)
+        rows.set(ConsumerRow, {ConsumerRow.id: row.id}, {ConsumerRow.enabled: enabled})
 
 
-def list_consumers(engine: Engine) -> list[ConsumerRow]:
-    """Return all consumers by name."""
+def _gate_enabling(rows: AccessChange, detail: dict[str, object], row: ConsumerRow) -> None:
+    """Require a second approval where the consumer has access in an environment that asks so."""
+    asking = rows.all(EnvironmentRow, {EnvironmentRow.second_approval: True})
+    for environment in sorted(asking, key=lambda item: item.name):
+        access = _pipelines_of(rows, ConsumerPlace(environment.id, row.id))
+        if access:
+            gate(
+                rows,
+                detail,
+                environment,
+                Kind.ENABLE_CONSUMER,
+                row.name,
+                request={},
+                state=sorted(access),
+            )
+            return
+
+
+def list_consumers(
+    engine: Engine, *, search: str = "", after: str | None = None, limit: int
+) -> list[ConsumerRow]:
+    """Return the consumers whose names contain a text, by name; a page begins after a name."""
     with reading(engine) as connection:
-        return sorted(RowReader(connection).all(ConsumerRow), key=lambda row: row.name)
+        return stored.page(connection, find=search, after=after, limit=limit)
 
 
 def page_consumers(
@@ -157,7 +183,7 @@ def show_consumer(engine: Engine, name: str) -> ConsumerDetails:
             NewPipelinesRow,
             {NewPipelinesRow.consumer_id: consumer.id, NewPipelinesRow.active: True},
         )
-        keys = list_keys(connection, None, consumer.id)
+        keys = list_keys(connection, KeyFilter(consumer_id=consumer.id))
     return ConsumerDetails(
         name=consumer.name,
         description=consumer.description,
@@ -193,11 +219,44 @@ def associate(
     with audit.change(
         engine, actor, audit.Action.CONSUMER_ASSOCIATED, consumer, environment=environment
     ) as (rows, detail):
-        identifiers, facts = _associate(
-            rows, consumer_in(rows, consumer, environment), words, offered, new_pipelines
-        )
+        place = consumer_in(rows, consumer, environment)
+        meant, current = _meant(rows, place, words, offered), _pipelines_of(rows, place)
+        _gate(rows, detail, place, consumer, meant, new_pipelines, current)
+        identifiers, facts = _associate(rows, place, words, offered, new_pipelines)
         detail.update(facts)
     return identifiers
+
+
+def _meant(
+    rows: RowReader, place: ConsumerPlace, words: Iterable[str], offered: Offered
+) -> list[str]:
+    stored_ids = stored_in(rows, place.environment_id)
+    return in_order(
+        {identifier for word in sorted(words) for identifier in meant_by(word, offered, stored_ids)}
+    )
+
+
+def _gate(
+    rows: AccessChange,
+    detail: dict[str, object],
+    place: ConsumerPlace,
+    consumer: str,
+    identifiers: list[str],
+    new_pipelines: bool | None,
+    current: set[str],
+) -> None:
+    """Require a second approval where the consumer gets access beyond the current one."""
+    if current.issuperset(identifiers) and not new_pipelines and not is_applying():
+        return
+    gate(
+        rows,
+        detail,
+        environment_of(rows, place),
+        Kind.ACCESS,
+        consumer,
+        request={"pipelines": identifiers, "new_pipelines": new_pipelines},
+        state=sorted(current),
+    )
 
 
 def _associate(
@@ -207,10 +266,7 @@ def _associate(
     offered: Offered,
     new_pipelines: bool | None,
 ) -> tuple[list[str], dict[str, object]]:
-    stored_ids = stored_in(rows, place.environment_id)
-    identifiers = in_order(
-        {identifier for word in sorted(words) for identifier in meant_by(word, offered, stored_ids)}
-    )
+    identifiers = _meant(rows, place, words, offered)
     for identifier in identifiers:
         match = {**place.of(AssociationRow), AssociationRow.pipeline: identifier}
         active = {AssociationRow.active: True}
@@ -269,13 +325,15 @@ def save_associations(
     seen: Associations,
     chosen: Associations,
     offered: Offered,
-) -> tuple[int, int]:
+) -> tuple[int, int, int]:
     """Apply the difference between two states of a consumer's access, in one transaction.
 
     What another user changed meanwhile, and this one did not, stays. Return how many pipelines were
-    added and removed. Raises UsageError and UnknownName.
+    added and removed, and in how many environments the grant waits for a second approval. Raises
+    UsageError and UnknownName.
     """
     added = removed = 0
+    waiting: list[tuple[str, ApprovalRequired]] = []
     with access_change(engine) as rows:
         for environment in sorted(
             {name for name, _ in seen.pipelines ^ chosen.pipelines}
@@ -291,24 +349,21 @@ def save_associations(
                 else None
             )
             if granted or new_pipelines is not None:
-                _, detail = _associate(rows, place, granted, offered, new_pipelines)
-                audit.note(
-                    rows,
-                    actor,
-                    audit.Action.CONSUMER_ASSOCIATED,
-                    consumer,
-                    detail,
-                    environment=environment,
-                )
+                try:
+                    meant, kept = in_order(granted), current - withdrawn
+                    _gate(rows, {}, place, consumer, meant, new_pipelines, kept)
+                    _, detail = _associate(rows, place, granted, offered, new_pipelines)
+                except ApprovalRequired as required:
+                    waiting.append((environment, required))
+                    granted = set()
+                else:
+                    action = audit.Action.CONSUMER_ASSOCIATED
+                    audit.note(rows, actor, action, consumer, detail, environment=environment)
             if withdrawn:
                 _dissociate(rows, place, withdrawn)
-                audit.note(
-                    rows,
-                    actor,
-                    audit.Action.CONSUMER_DISSOCIATED,
-                    consumer,
-                    {"pipelines": sorted(withdrawn)},
-                    environment=environment,
-                )
+                action, facts = audit.Action.CONSUMER_DISSOCIATED, {"pipelines": sorted(withdrawn)}
+                audit.note(rows, actor, action, consumer, facts, environment=environment)
             added, removed = added + len(granted), removed + len(withdrawn)
-    return added, removed
+    for environment, proposed in waiting:
+        audit.propose_change(engine, actor, proposed, consumer, environment)
+    return added, removed, len(waiting)

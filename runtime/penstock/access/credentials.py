@@ -12,9 +12,10 @@ from datetime import UTC, datetime, timedelta
 
 from penstock import audit
 from penstock.access.encryption import SecretBox
-from penstock.access.lookup import ConsumerPlace, consumer_in, consumer_row, in_environment
+from penstock.access.lookup import ConsumerPlace, consumer_in, consumer_row, environment_row
+from penstock.db import credentials as stored
 from penstock.db.engine import Engine, reading
-from penstock.db.tables import ConsumerRow, CredentialRow, EnvironmentRow
+from penstock.db.tables import CredentialRow
 from penstock.db.unit_of_work import AccessChange, RowReader
 from penstock.errors import AlreadyExists, UnknownName, UsageError
 
@@ -169,22 +170,30 @@ def revoke_credential(engine: Engine, actor: str, identifier: str) -> None:
 
 
 def list_credentials(
-    engine: Engine, *, environment: str | None = None, consumer: str | None = None
+    engine: Engine,
+    *,
+    environment: str | None = None,
+    consumer: str | None = None,
+    search: str = "",
+    after: str | None = None,
+    limit: int | None = None,
 ) -> list[ListedCredential]:
-    """Return credentials, oldest first. Raises UnknownName."""
+    """Return credentials, oldest first; a page begins after an id. Raises UnknownName."""
     now = datetime.now(UTC)
     with reading(engine) as connection:
         reader = RowReader(connection)
-        match = dict(in_environment(reader, CredentialRow, environment))
-        if consumer:
-            match[CredentialRow.consumer_id] = consumer_row(reader, consumer).id
-        environments = reader.names_by_id(EnvironmentRow)
-        consumers = reader.names_by_id(ConsumerRow)
-        rows = sorted(reader.all(CredentialRow, match), key=lambda row: (row.created_at, row.id))
+        rows = stored.list_credentials(
+            connection,
+            environment_row(reader, environment).id if environment else None,
+            consumer_row(reader, consumer).id if consumer else None,
+            search=search,
+            after=after,
+            limit=limit,
+        )
     return [
         ListedCredential(
-            consumers[row.consumer_id],
-            environments[row.environment_id],
+            row.consumer,
+            row.environment,
             _state(row, now),
             row.id,
             row.kind,

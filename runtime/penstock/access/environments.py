@@ -11,6 +11,7 @@ from penstock.access.lookup import environment_row
 from penstock.access.parsing import RECORDED, RETENTION
 from penstock.access.seen import require_seen
 from penstock.access.signing_keys import ALGORITHMS, add_signing_key
+from penstock.audit.approvals import Kind, gate, is_applying
 from penstock.contracts.access import MAX_TOKEN_LIFETIME
 from penstock.db.engine import Engine, reading
 from penstock.db.tables import EnvironmentRow, PolicyVersionRow
@@ -30,6 +31,7 @@ class EnvironmentChange:
     keys_in_query: bool | None = None
     run_retention: int | None = None
     record_bodies: str | None = None
+    second_approval: bool | None = None
 
     def check(self) -> None:
         """Raise UsageError where a value is out of range."""
@@ -47,6 +49,14 @@ class EnvironmentChange:
         if self.token_lifetime is not None and not 1 <= self.token_lifetime <= longest:
             raise UsageError("a token lives at least 1s and at most 24h")
 
+    def widens(self, row: EnvironmentRow) -> bool:
+        """Return whether callers may do more afterwards, or fewer people must agree to that."""
+        return (
+            (self.keys_in_query is True and not row.keys_in_query)
+            or (self.second_approval is False and row.second_approval)
+            or (self.token_lifetime is not None and self.token_lifetime > row.token_lifetime)
+        )
+
     def values(self) -> Values:
         """Return the columns that change."""
         values: Values = {
@@ -54,6 +64,7 @@ class EnvironmentChange:
             EnvironmentRow.record_bodies: self.record_bodies,
             EnvironmentRow.token_lifetime: self.token_lifetime,
             EnvironmentRow.keys_in_query: self.keys_in_query,
+            EnvironmentRow.second_approval: self.second_approval,
         }
         return {column: value for column, value in values.items() if value is not None}
 
@@ -105,7 +116,13 @@ def create_environment(engine: Engine, actor: str, name: str, box: SecretBox) ->
 
 def settings_of(row: EnvironmentRow) -> list[object]:
     """Return the values that an `EnvironmentChange` replaces."""
-    return [row.token_lifetime, row.keys_in_query, row.run_retention, row.record_bodies]
+    return [
+        row.token_lifetime,
+        row.keys_in_query,
+        row.run_retention,
+        row.record_bodies,
+        row.second_approval,
+    ]
 
 
 def change_environment(
@@ -126,9 +143,13 @@ def change_environment(
     ):
         row = environment_row(rows, name)
         require_seen(seen, settings_of(row), f"environment {name}")
+        before = {column.key: getattr(row, column.key) for column in values}
+        if change.widens(row) or is_applying():
+            request = {column.key: value for column, value in values.items()}
+            gate(rows, detail, row, Kind.ENVIRONMENT, name, request=request, state=before)
         rows.set(EnvironmentRow, {EnvironmentRow.id: row.id}, values)
         detail.update({column.key: value for column, value in values.items()})
-        detail["before"] = {column.key: getattr(row, column.key) for column in values}
+        detail["before"] = before
 
 
 def list_environments(engine: Engine) -> list[EnvironmentRow]:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from penstock import audit
 from penstock.access.lookup import consumer_row, environment_row, in_environment
+from penstock.audit.approvals import Kind, gate
 from penstock.contracts.access import TrustedIssuer
 from penstock.contracts.jwks import KeySet, read_key_set
 from penstock.db.engine import Engine, reading
@@ -177,15 +178,28 @@ def trust_issuer(
             IssuerRow.consumers: dict(trusted.consumers),
             IssuerRow.scope_claim: trusted.scope_claim,
         }
-        rows.put(
-            IssuerRow,
-            {
-                IssuerRow.environment_id: environment_row(rows, environment).id,
-                IssuerRow.issuer: trusted.issuer,
-            },
-            {**values, IssuerRow.active: True},
+        row = environment_row(rows, environment)
+        match: Values = {
+            IssuerRow.environment_id: row.id,
+            IssuerRow.issuer: trusted.issuer,
+        }
+        gate(
+            rows,
+            detail,
+            row,
+            Kind.ISSUER,
+            trusted.issuer,
+            request={column.key: value for column, value in values.items()},
+            state=_state_of(rows.find(IssuerRow, match), values),
         )
+        rows.put(IssuerRow, match, {**values, IssuerRow.active: True})
         detail.update({column.key: value for column, value in values.items()})
+
+
+def _state_of(row: IssuerRow | None, values: Values) -> object:
+    if row is None or not row.active:
+        return None
+    return {column.key: getattr(row, column.key) for column in values}
 
 
 def distrust_issuer(engine: Engine, actor: str, environment: str, issuer: str) -> None:

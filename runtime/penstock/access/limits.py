@@ -7,8 +7,14 @@ from types import MappingProxyType
 
 from penstock import audit
 from penstock.access.by_name import is_name
-from penstock.access.lookup import ConsumerPlace, consumer_in, list_named_settings
+from penstock.access.lookup import (
+    ConsumerPlace,
+    consumer_in,
+    environment_of,
+    list_named_settings,
+)
 from penstock.access.pipelines import Offered, in_order, meant_by, name_of, stored_in
+from penstock.audit.approvals import Kind, gate, is_applying
 from penstock.contracts.networks import network_of
 from penstock.contracts.rates import Rate, unused_beside
 from penstock.db.consumer_settings import NamedAddressRuleRow, NamedLimitRow
@@ -54,10 +60,38 @@ def set_limit(
         place = consumer_in(rows, consumer, environment)
         stored_ids = stored_in(rows, place.environment_id) if pipeline else ()
         identifiers = meant_by(pipeline, offered, stored_ids) if pipeline else []
+        _gate_raise(rows, detail, place, consumer, identifiers or [""], rate, pipeline)
         for identifier in identifiers or [""]:
             _set_limit(rows, place, identifier, rate)
         detail.update(rate=rate.text, by=rate.by, pipelines=identifiers or None)
     return identifiers
+
+
+def _gate_raise(
+    rows: AccessChange,
+    detail: dict[str, object],
+    place: ConsumerPlace,
+    consumer: str,
+    identifiers: list[str],
+    rate: Rate,
+    pipeline: str,
+) -> None:
+    """Require a second approval where a limit is replaced by a higher one."""
+    replaced = [
+        row
+        for row in rows.all(LimitRow, {**place.of(LimitRow), LimitRow.active: True})
+        if row.pipeline in identifiers and (row.by, row.seconds) == (rate.by, rate.seconds)
+    ]
+    if is_applying() or any(Rate.of(row.rate, row.by).count < rate.count for row in replaced):
+        gate(
+            rows,
+            detail,
+            environment_of(rows, place),
+            Kind.LIMIT,
+            consumer,
+            request={"rate": rate.text, "by": rate.by, "pipeline": pipeline},
+            state=sorted([row.pipeline, row.rate] for row in replaced),
+        )
 
 
 def _set_limit(rows: AccessChange, place: ConsumerPlace, pipeline: str, rate: Rate) -> None:
@@ -98,7 +132,8 @@ def remove_limits(
     with audit.change(
         engine, actor, audit.Action.LIMIT_REMOVED, consumer, environment=environment
     ) as (rows, detail):
-        match = consumer_in(rows, consumer, environment).of(LimitRow)
+        place = consumer_in(rows, consumer, environment)
+        match = place.of(LimitRow)
         limits = [
             row
             for row in rows.all(LimitRow, {**match, LimitRow.active: True})
@@ -109,6 +144,15 @@ def remove_limits(
                 f"{consumer} has no limit {'at ' + pipeline if pipeline else 'over all pipelines'}"
                 f" in {environment}; `penstock limit list` shows them"
             )
+        gate(
+            rows,
+            detail,
+            environment_of(rows, place),
+            Kind.REMOVE_LIMIT,
+            consumer,
+            request={"pipeline": pipeline},
+            state=sorted([row.pipeline, row.rate, row.by] for row in limits),
+        )
         for row in limits:
             rows.set(LimitRow, {LimitRow.id: row.id}, {LimitRow.active: False})
         by_id = [row for row in limits if not pipeline or not is_name(row.pipeline)]
@@ -124,6 +168,7 @@ def list_limits(
     *,
     environment: str | None = None,
     consumer: str | None = None,
+    search: str = "",
     after: int | None = None,
     limit: int | None = None,
 ) -> list[NamedLimitRow]:
@@ -137,6 +182,7 @@ def list_limits(
         LimitRow.pipeline,
         environment,
         consumer,
+        search=search,
         after=after,
         limit=limit,
     )
@@ -157,8 +203,10 @@ def set_networks(
     """
     action = audit.Action.ADDRESSES_ALLOWED if allowed else audit.Action.ADDRESSES_DENIED
     with audit.change(engine, actor, action, consumer, environment=environment) as (rows, detail):
-        match = consumer_in(rows, consumer, environment).of(AddressRuleRow)
+        place = consumer_in(rows, consumer, environment)
+        match = place.of(AddressRuleRow)
         detail["networks"] = stored = check_networks(networks)
+        _gate_networks(rows, detail, place, consumer, stored, allowed=allowed)
         for network in stored:
             rows.put(
                 AddressRuleRow,
@@ -166,6 +214,42 @@ def set_networks(
                 {AddressRuleRow.allowed: allowed, AddressRuleRow.active: True},
             )
         return list(stored)
+
+
+def _gate_networks(
+    rows: AccessChange,
+    detail: dict[str, object],
+    place: ConsumerPlace,
+    consumer: str,
+    networks: list[str],
+    *,
+    allowed: bool | None,
+) -> None:
+    """Require a second approval where the consumer may call from more networks afterwards.
+
+    The first network that is allowed restricts, and so does one that is denied and was not allowed.
+    All else counts as wider. `allowed` is None where rules are removed.
+    """
+    match = place.of(AddressRuleRow)
+    rules = {
+        row.network: row.allowed
+        for row in rows.all(AddressRuleRow, {**match, AddressRuleRow.active: True})
+    }
+    narrower = (allowed is True and not rules) or (
+        allowed is False and not any(rules.get(network) for network in networks)
+    )
+    if narrower and not is_applying():
+        return
+    kinds = {True: Kind.ALLOW_NETWORKS, False: Kind.DENY_NETWORKS, None: Kind.REMOVE_NETWORKS}
+    gate(
+        rows,
+        detail,
+        environment_of(rows, place),
+        kinds[allowed],
+        consumer,
+        request={"networks": networks},
+        state=rules,
+    )
 
 
 def check_networks(networks: Iterable[str]) -> list[str]:
@@ -180,10 +264,12 @@ def remove_networks(
     with audit.change(
         engine, actor, audit.Action.ADDRESSES_REMOVED, consumer, environment=environment
     ) as (rows, detail):
-        match = consumer_in(rows, consumer, environment).of(AddressRuleRow)
+        place = consumer_in(rows, consumer, environment)
+        match = place.of(AddressRuleRow)
         active = rows.all(AddressRuleRow, {**match, AddressRuleRow.active: True})
         listed = {row.network for row in active}
         detail["networks"] = removed = check_networks(networks)
+        _gate_networks(rows, detail, place, consumer, removed, allowed=None)
         for network in removed:
             if network not in listed:
                 raise UnknownName(
@@ -201,6 +287,7 @@ def list_networks(
     *,
     environment: str | None = None,
     consumer: str | None = None,
+    search: str = "",
     after: int | None = None,
     limit: int | None = None,
 ) -> list[NamedAddressRuleRow]:
@@ -214,6 +301,7 @@ def list_networks(
         AddressRuleRow.network,
         environment,
         consumer,
+        search=search,
         after=after,
         limit=limit,
     )

@@ -61,6 +61,14 @@ def consumer_in(reader: RowReader, consumer: str, environment: str) -> ConsumerP
     return ConsumerPlace(environment_row(reader, environment).id, consumer_row(reader, consumer).id)
 
 
+def environment_of(reader: RowReader, place: ConsumerPlace) -> EnvironmentRow:
+    """Return the row of an environment. Raises UnknownName."""
+    row = reader.find(EnvironmentRow, {EnvironmentRow.id: place.environment_id})
+    if row is None:
+        raise UnknownName("environment", str(place.environment_id))
+    return row
+
+
 def in_environment(
     reader: RowReader, kind: type[EnvironmentScopedRow], environment: str | None
 ) -> Values:
@@ -73,13 +81,14 @@ def in_environment(
     return {kind.environment_id: environment_row(reader, environment).id}
 
 
-def list_named_settings(
+def list_named_settings(  # noqa: PLR0913  one argument a filter
     engine: Engine,
     kind: type[Setting],
     order_by: AnyColumn,
     environment: str | None,
     consumer: str | None,
     *,
+    search: str = "",
     after: int | None = None,
     limit: int | None = None,
 ) -> list[Setting]:
@@ -92,5 +101,12 @@ def list_named_settings(
         environment_id = environment_row(reader, environment).id if environment else None
         consumer_id = consumer_row(reader, consumer).id if consumer else None
         return list_settings(
-            connection, kind, order_by, environment_id, consumer_id, after=after, limit=limit
+            connection,
+            kind,
+            order_by,
+            environment_id,
+            consumer_id,
+            search=search,
+            after=after,
+            limit=limit,
         )

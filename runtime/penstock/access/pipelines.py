@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from penstock import audit
 from penstock.access import by_name
 from penstock.access.lookup import environment_row
+from penstock.audit.approvals import Kind, gate
 from penstock.db.engine import Engine, reading
 from penstock.db.tables import (
     AssociationRow,
@@ -123,7 +124,8 @@ def _set(  # noqa: PLR0913  one argument a fact
     A decision that grants nothing may name pipelines that no plugin offers any more.
     """
     with audit.change(engine, actor, action, word, environment=environment) as (rows, detail):
-        environment_id = environment_row(rows, environment).id
+        row = environment_row(rows, environment)
+        environment_id = row.id
         stored = stored_in(rows, environment_id)
         identifiers = (
             meant_by(word, offered, stored)
@@ -131,6 +133,17 @@ def _set(  # noqa: PLR0913  one argument a fact
             else among(word, {*offered, *stored}, "pipeline")
         )
         detail["pipelines"] = identifiers
+        if grants:
+            login_flow = action is audit.Action.LOGIN_FLOW_DESIGNATED
+            gate(
+                rows,
+                detail,
+                row,
+                Kind.LOGIN_FLOW if login_flow else Kind.ENABLE_PIPELINE,
+                word,
+                request={"pipelines": identifiers},
+                state=[row.policy, row.internal_policy, row.policy_version],
+            )
         for identifier in identifiers:
             _decide(rows, environment_id, identifier, values)
         by_name.update_name_rows(rows, environment_id, identifiers)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from penstock import audit
 from penstock.access.lookup import environment_row
+from penstock.audit.approvals import Kind, gate
 from penstock.db import policies as stored
 from penstock.db.engine import Engine, reading
 from penstock.db.tables import EnvironmentRow, GraceRow, PolicyVersionRow
@@ -60,7 +61,10 @@ def set_policy(  # noqa: PLR0913  one argument a fact
     with audit.change(
         engine, actor, audit.Action.POLICY_SET, environment, environment=environment
     ) as (rows, detail):
-        row = environment_row(rows, environment)
+        row, stops = environment_row(rows, environment), sorted(stopping)
+        request = _request(policy, grace, reason, internal=internal)
+        state = _state_of(row, stops, served)
+        gate(rows, detail, row, Kind.POLICY, environment, request=request, state=state)
         version: Values = {
             PolicyVersionRow.exposure: "internal" if internal else "external",
             PolicyVersionRow.policy: policy,
@@ -76,14 +80,30 @@ def set_policy(  # noqa: PLR0913  one argument a fact
             before=row.internal_policy if internal else row.policy,
             version=row.policy_version + 1,
             reason=reason,
-            stopping=sorted(stopping),
+            stopping=stops,
         )
         if internal:
             return
         if until:
             detail["grace_until"] = until.isoformat()
-        granted = {name: served[name] for name in stopping if name in served} if until else {}
+        granted = {name: served[name] for name in stops if name in served} if until else {}
         _set_graces(rows, row.id, granted, until, now)
+
+
+def _request(
+    policy: str, grace: timedelta | None, reason: str, *, internal: bool
+) -> dict[str, object]:
+    """Return what an approval of a policy change applies."""
+    grace_s = grace.total_seconds() if grace else None
+    return {"policy": policy, "internal": internal, "grace_s": grace_s, "reason": reason}
+
+
+def _state_of(
+    row: EnvironmentRow, stopping: list[str], served: Mapping[str, frozenset[str]]
+) -> object:
+    """Return what an approval of a policy change is based on: the policies and the effects."""
+    effects = {name: sorted(requires) for name, requires in served.items()}
+    return [row.policy, row.internal_policy, row.policy_version, stopping, effects]
 
 
 def _add_version(
@@ -138,7 +158,7 @@ def _set_graces(
 def record_preview(
     engine: Engine, actor: str, environment: str, policy: str, *, internal: bool
 ) -> None:
-    """Write to the audit log that somebody looked at what a policy would change."""
+    """Write to the audit log that a user looked at what a policy would change."""
     detail = {"policy": policy, "exposure": "internal" if internal else "external"}
     action = audit.Action.POLICY_PREVIEWED
     audit.record(engine, actor, action, environment, detail, environment=environment)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,10 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from enum import StrEnum
-from io import StringIO
 from typing import Any
 
 from penstock.audit import sentences
+from penstock.audit.approvals import ApprovalRequired, ChangePending, propose
+from penstock.contracts.csv_lines import csv_line
 from penstock.db import audit_events
 from penstock.db.engine import Engine, reading, writing
 from penstock.db.rows import AnyColumn
@@ -78,6 +78,9 @@ class Action(StrEnum):
     USER_SIGN_IN_FAILED = "user:sign-in-failed"
     USER_SIGNED_OUT = "user:signed-out"
     USER_SESSIONS_ENDED = "user:sessions:ended"
+    CHANGE_PROPOSED = "change:proposed"
+    CHANGE_APPROVED = "change:approved"
+    CHANGE_REJECTED = "change:rejected"
     AUDIT_EXPORTED = "audit:exported"
 
 
@@ -110,12 +113,27 @@ def change(
 ) -> Iterator[tuple[AccessChange, dict[str, Any]]]:
     """Open a change of access data, and write its event at the end.
 
-    It yields the change, and a dict that becomes the event's detail. Raises DatabaseUnavailable.
+    It yields the change, and a dict that becomes the event's detail. Raises DatabaseUnavailable,
+    and ChangePending where the change waits for a second approval.
     """
     detail: dict[str, Any] = {}
-    with access_change(engine) as rows:
-        yield rows, detail
-        note(rows, actor, action, subject, detail, environment=environment)
+    try:
+        with access_change(engine) as rows:
+            yield rows, detail
+            note(rows, actor, action, subject, detail, environment=environment)
+    except ApprovalRequired as required:
+        number = propose_change(engine, actor, required, subject, environment)
+        raise ChangePending(number) from required
+
+
+def propose_change(
+    engine: Engine, actor: str, required: ApprovalRequired, subject: str, environment: str | None
+) -> int:
+    """Write a change as pending with its event, and return its number."""
+    number = propose(engine, actor, required.proposal)
+    facts = {"change": number, "kind": required.proposal.kind.value}
+    record(engine, actor, Action.CHANGE_PROPOSED, subject, facts, environment=environment)
+    return number
 
 
 def note(
@@ -234,20 +252,6 @@ def every_event(engine: Engine, **filters: Any) -> Iterator[Event]:  # noqa: ANN
 
 
 COLUMNS = tuple(Event.__slots__)
-# Spreadsheets take a text with one of these at its beginning for a formula.
-FORMULA_PREFIXES = (
-    "=",
-    "+",
-    "-",
-    "@",
-    "\t",
-    "\r",
-    "\n",
-    "＝",  # noqa: RUF001  the full-width form
-    "＋",  # noqa: RUF001  the full-width form
-    "－",  # noqa: RUF001  the full-width form
-    "＠",  # noqa: RUF001  the full-width form
-)
 
 
 def _to_plain(event: Event) -> dict[str, Any]:
@@ -265,15 +269,7 @@ def as_json_lines(events: Iterable[Event]) -> Iterator[str]:
 
 def as_csv(events: Iterable[Event]) -> Iterator[str]:
     """Yield events as CSV (RFC 4180), with an apostrophe before the formulas of spreadsheets."""
-    yield _csv_line(COLUMNS)
+    yield csv_line(COLUMNS)
     for item in events:
         values = _to_plain(item) | {"detail": json.dumps(item.detail, ensure_ascii=False)}
-        yield _csv_line("" if value is None else str(value) for value in values.values())
-
-
-def _csv_line(values: Iterable[str]) -> str:
-    line = StringIO()
-    csv.writer(line).writerow(
-        [f"'{value}" if value.startswith(FORMULA_PREFIXES) else value for value in values]
-    )
-    return line.getvalue()
+        yield csv_line("" if value is None else str(value) for value in values.values())

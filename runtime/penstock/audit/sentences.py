@@ -216,6 +216,15 @@ SENTENCES: Mapping[str, Sentence] = {
     "user:sessions:ended": lambda facts: (
         f"ended {facts.get('sessions')} sessions of {facts.subject}"
     ),
+    "change:proposed": lambda facts: (
+        f"proposed a change of {facts.subject}{facts.here}{facts.after('change', ': change ')}"
+    ),
+    "change:approved": lambda facts: (
+        f"approved {facts.get('author')}'s change {facts.subject}{facts.here}"
+    ),
+    "change:rejected": lambda facts: (
+        f"rejected {facts.get('author')}'s change {facts.subject}{facts.here}"
+    ),
     "audit:exported": _same("exported the audit log"),
 }
 

@@ -12,10 +12,9 @@ from penstock.cli.base import (
     DURATION,
     Context,
     env_option,
-    format_option,
     pass_context,
-    show,
 )
+from penstock.cli.listings import Listing, listing_options, show_page
 
 
 @click.command("audit")
@@ -27,23 +26,13 @@ from penstock.cli.base import (
     help="Only this action (key:revoked), or this kind of object (key).",
 )
 @click.option("--subject", metavar="NAME", help="Only changes to this object.")
-@click.option("--search", metavar="TEXT", help="Only events with this text in any part.")
 @click.option("--since", type=DURATION, help="Only the last hours or days: 2h, 7d.")
-@click.option(
-    "--before",
-    type=click.IntRange(1),
-    metavar="ID",
-    help="Only events before this one: the next page.",
-)
-@click.option(
-    "--limit", type=click.IntRange(1, 10_000), default=50, help="Number of events, newest first."
-)
 @click.option(
     "--export",
     type=click.Choice(["csv", "jsonl"]),
     help="Print all matching events as CSV or JSON lines.",
 )
-@format_option
+@listing_options
 @pass_context
 def audit_command(  # noqa: PLR0913, PLR0917  one argument an option
     context: Context,
@@ -51,12 +40,9 @@ def audit_command(  # noqa: PLR0913, PLR0917  one argument an option
     by: str | None,
     action: str | None,
     subject: str | None,
-    search: str | None,
     since: timedelta | None,
-    before: int | None,
-    limit: int,
     export: str | None,
-    form: str,
+    listing: Listing,
 ) -> None:
     """Show the audit log: who changed what, newest first.
 
@@ -67,7 +53,7 @@ def audit_command(  # noqa: PLR0913, PLR0917  one argument an option
         "actor": by,
         "action": action,
         "subject": subject,
-        "text": search,
+        "text": listing.search or None,
         "since": datetime.now(UTC) - since if since else None,
     }
     if export:
@@ -76,15 +62,15 @@ def audit_command(  # noqa: PLR0913, PLR0917  one argument an option
         for line in write(audit.every_event(context.engine, **filters)):
             click.echo(line, nl=False)
         return
-    events = audit.events(context.engine, limit=limit, before=before, **filters)
-    if form == "table":
+    events = audit.events(context.engine, limit=listing.fetched, before=listing.number, **filters)
+    if listing.form == "table":
         rows = [
             {"id": event.id, "at": event.at, "event": f"{event.actor} {event.act}"}
             for event in events
         ]
-        show(rows, form, ("id", "at", "event"))
+        show_page(rows, listing, ("id", "at", "event"), lambda row: row["id"])
         return
-    show(events, form, audit.COLUMNS)
+    show_page(events, listing, audit.COLUMNS, lambda event: event.id)
 
 
 COMMANDS = (audit_command,)

@@ -152,7 +152,7 @@ def show(
 
     `empty` is printed for an empty table.
     """
-    rows = [{name: _value(item, name) for name in columns} for item in items]
+    rows = [{name: shown_value(item, name) for name in columns} for item in items]
     if form == "json":
         show_json(rows)
         return
@@ -170,7 +170,8 @@ def show(
         )
 
 
-def _value(item: object, name: str) -> object:
+def shown_value(item: object, name: str) -> object:
+    """Return an attribute of a value, or an item of a mapping."""
     return item[name] if isinstance(item, Mapping) else getattr(item, name)
 
 

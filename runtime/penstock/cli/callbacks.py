@@ -9,10 +9,9 @@ from penstock.cli.base import (
     Context,
     env_option,
     env_required,
-    format_option,
     pass_context,
-    show,
 )
+from penstock.cli.listings import Listing, listing_options, show_page
 
 
 @click.group()
@@ -53,14 +52,22 @@ def callback_remove(context: Context, consumer_name: str, url: str, environment:
 @callback.command("list")
 @env_option
 @click.option("--consumer", "consumer_name", metavar="NAME", help="Only this consumer.")
-@format_option
+@listing_options
 @pass_context
 def callback_list(
-    context: Context, environment: str | None, consumer_name: str | None, form: str
+    context: Context, environment: str | None, consumer_name: str | None, listing: Listing
 ) -> None:
     """List allowed callback URLs."""
-    rows = callbacks.list_callbacks(context.engine, environment=environment, consumer=consumer_name)
-    show(rows, form, ("environment", "consumer", "prefix", "private"), empty="no callback URLs")
+    rows = callbacks.list_callbacks(
+        context.engine,
+        environment=environment,
+        consumer=consumer_name,
+        search=listing.search,
+        after=listing.number,
+        limit=listing.fetched,
+    )
+    columns, empty = ("environment", "consumer", "prefix", "private"), "no callback URLs"
+    show_page(rows, listing, columns, lambda row: row.id, empty=empty)
 
 
 COMMANDS = (callback,)

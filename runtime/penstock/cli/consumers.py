@@ -18,6 +18,7 @@ from penstock.cli.base import (
     show,
     show_json,
 )
+from penstock.cli.listings import Listing, listing_options, show_page
 
 
 @click.group()
@@ -36,15 +37,15 @@ def consumer_create(context: Context, name: str, description: str) -> None:
 
 
 @consumer.command("list")
-@format_option
+@listing_options
 @pass_context
-def consumer_list(context: Context, form: str) -> None:
-    """List consumers."""
-    show(
-        consumers.list_consumers(context.engine),
-        form,
-        ("name", "description", "enabled", "created_at"),
+def consumer_list(context: Context, listing: Listing) -> None:
+    """List consumers by name."""
+    rows = consumers.list_consumers(
+        context.engine, search=listing.search, after=listing.cursor, limit=listing.fetched
     )
+    columns = ("name", "description", "enabled", "created_at")
+    show_page(rows, listing, columns, lambda row: row.name)
 
 
 @consumer.command("show")
@@ -141,6 +142,19 @@ def consumer_dissociate(
     click.echo(f"consumer {name} dissociated in {environment}: {', '.join(identifiers)}")
 
 
+KEY_COLUMNS = (
+    "id",
+    "consumer",
+    "environment",
+    "shown_as",
+    "state",
+    "created_at",
+    "expires_at",
+    "last_used_at",
+    "note",
+)
+
+
 @click.group()
 def key() -> None:
     """Create, list, rotate, disable and revoke API keys."""
@@ -185,30 +199,47 @@ def key_create(
     )
 
 
-@key.command("list")
+@click.command()
 @env_option
 @click.option("--consumer", "consumer_name", metavar="NAME", help="Only keys of this consumer.")
-@format_option
+@click.option("--unused", type=DURATION, help="Only keys without a call for this time: 90d.")
+@click.option("--expiring", type=DURATION, help="Only keys that expire within this time: 14d.")
+@click.option("--never-used", is_flag=True, help="Only keys that were never used.")
+@click.option("--no-expiry", is_flag=True, help="Only keys that never expire.")
+@click.option("--disabled-consumers", is_flag=True, help="Only keys of disabled consumers.")
+@listing_options
 @pass_context
-def key_list(
-    context: Context, environment: str | None, consumer_name: str | None, form: str
+def keys(  # noqa: PLR0913, PLR0917  one argument an option
+    context: Context,
+    environment: str | None,
+    consumer_name: str | None,
+    unused: timedelta | None,
+    expiring: timedelta | None,
+    never_used: bool,
+    no_expiry: bool,
+    disabled_consumers: bool,
+    listing: Listing,
 ) -> None:
-    """List API keys."""
-    rows = api_keys.list_keys(context.engine, environment=environment, consumer=consumer_name)
-    show(
-        rows,
-        form,
-        (
-            "id",
-            "consumer",
-            "environment",
-            "shown_as",
-            "state",
-            "expires_at",
-            "last_used_at",
-            "note",
-        ),
+    """List API keys of all consumers, oldest first.
+
+    Several filters leave the keys that match all of them. --unused and the filters after it leave
+    out keys that are revoked or have expired.
+    """
+    query = api_keys.KeyQuery(
+        environment=environment,
+        consumer=consumer_name,
+        search=listing.search,
+        unused=unused,
+        expiring=expiring,
+        never_used=never_used,
+        no_expiry=no_expiry,
+        disabled_consumers=disabled_consumers,
     )
+    rows = api_keys.list_keys(context.engine, query, after=listing.cursor, limit=listing.fetched)
+    show_page(rows, listing, KEY_COLUMNS, lambda row: row.id)
+
+
+key.add_command(keys, "list")
 
 
 @key.command("revoke")
@@ -255,4 +286,4 @@ def key_rotate(context: Context, key_id: str, grace: timedelta, form: str) -> No
     _show_key(new, form, f"\nkey {key_id} expires {expires:%Y-%m-%d %H:%MZ}")
 
 
-COMMANDS = (consumer, key)
+COMMANDS = (consumer, key, keys)

@@ -13,11 +13,10 @@ from penstock.cli.base import (
     Context,
     env_option,
     env_required,
-    format_option,
     pass_context,
     read_secret,
-    show,
 )
+from penstock.cli.listings import Listing, listing_options, show_page
 from penstock.errors import UnknownName
 
 
@@ -98,21 +97,22 @@ def credential_revoke(context: Context, credential_id: str) -> None:
 @click.option(
     "--consumer", "consumer_name", metavar="NAME", help="Only credentials of this consumer."
 )
-@format_option
+@listing_options
 @pass_context
 def credential_list(
-    context: Context, environment: str | None, consumer_name: str | None, form: str
+    context: Context, environment: str | None, consumer_name: str | None, listing: Listing
 ) -> None:
     """List credentials, without their secrets."""
     rows = credentials.list_credentials(
-        context.engine, environment=environment, consumer=consumer_name
+        context.engine,
+        environment=environment,
+        consumer=consumer_name,
+        search=listing.search,
+        after=listing.cursor,
+        limit=listing.fetched,
     )
-    show(
-        rows,
-        form,
-        ("id", "kind", "name", "consumer", "environment", "state", "expires_at", "note"),
-        empty="no credentials",
-    )
+    columns = ("id", "kind", "name", "consumer", "environment", "state", "expires_at", "note")
+    show_page(rows, listing, columns, lambda row: row.id, empty="no credentials")
 
 
 COMMANDS = (credential,)

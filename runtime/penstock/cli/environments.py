@@ -15,6 +15,7 @@ from penstock.cli.base import (
     pass_context,
     show,
 )
+from penstock.cli.listings import Listing, listing_options, show_rows
 from penstock.errors import UsageError
 
 
@@ -24,14 +25,14 @@ def env() -> None:
 
 
 @env.command("list")
-@format_option
+@listing_options
 @pass_context
-def env_list(context: Context, form: str) -> None:
+def env_list(context: Context, listing: Listing) -> None:
     """List environments."""
     rows = environments.list_environments(context.engine)
-    show(
+    show_rows(
         rows,
-        form,
+        listing,
         (
             "name",
             "policy",
@@ -41,8 +42,10 @@ def env_list(context: Context, form: str) -> None:
             "algorithm",
             "run_retention",
             "record_bodies",
+            "second_approval",
             "created_at",
         ),
+        lambda row: row.name,
     )
 
 
@@ -69,6 +72,11 @@ def env_create(context: Context, name: str) -> None:
     type=click.Choice(RECORDED),
     help="Bodies that pipelines may record at most.",
 )
+@click.option(
+    "--second-approval",
+    type=click.Choice(["on", "off"]),
+    help="Whether changes that widen access wait for the approval of another operator.",
+)
 @pass_context
 def env_set(
     context: Context,
@@ -77,6 +85,7 @@ def env_set(
     keys_in_query: str | None,
     run_retention: timedelta | None,
     record_bodies: str | None,
+    second_approval: str | None,
 ) -> None:
     """Change the limits of an environment."""
     environments.change_environment(
@@ -88,6 +97,7 @@ def env_set(
             keys_in_query=keys_in_query == "on" if keys_in_query else None,
             run_retention=int(run_retention.total_seconds()) if run_retention else None,
             record_bodies=record_bodies,
+            second_approval=second_approval == "on" if second_approval else None,
         ),
     )
     click.echo(f"environment {name} changed")

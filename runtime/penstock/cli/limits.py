@@ -9,10 +9,9 @@ from penstock.cli.base import (
     Context,
     env_option,
     env_required,
-    format_option,
     pass_context,
-    show,
 )
+from penstock.cli.listings import Listing, listing_options, show_page
 from penstock.contracts.rates import Rate
 
 
@@ -103,14 +102,22 @@ def limit_remove(
 @limit.command("list")
 @env_option
 @click.option("--consumer", "consumer_name", metavar="NAME", help="Only this consumer.")
-@format_option
+@listing_options
 @pass_context
 def limit_list(
-    context: Context, environment: str | None, consumer_name: str | None, form: str
+    context: Context, environment: str | None, consumer_name: str | None, listing: Listing
 ) -> None:
     """List rate limits of consumers."""
-    rows = limits.list_limits(context.engine, environment=environment, consumer=consumer_name)
-    show(rows, form, ("environment", "consumer", "pipeline", "rate", "by"), empty="no limits")
+    rows = limits.list_limits(
+        context.engine,
+        environment=environment,
+        consumer=consumer_name,
+        search=listing.search,
+        after=listing.number,
+        limit=listing.fetched,
+    )
+    columns, empty = ("environment", "consumer", "pipeline", "rate", "by"), "no limits"
+    show_page(rows, listing, columns, lambda row: row.id, empty=empty)
 
 
 @click.group()
@@ -178,14 +185,22 @@ def address_remove(
 @address.command("list")
 @env_option
 @click.option("--consumer", "consumer_name", metavar="NAME", help="Only this consumer.")
-@format_option
+@listing_options
 @pass_context
 def address_list(
-    context: Context, environment: str | None, consumer_name: str | None, form: str
+    context: Context, environment: str | None, consumer_name: str | None, listing: Listing
 ) -> None:
     """List allowed and denied networks of consumers."""
-    rows = limits.list_networks(context.engine, environment=environment, consumer=consumer_name)
-    show(rows, form, ("environment", "consumer", "network", "allowed"), empty="no networks")
+    rows = limits.list_networks(
+        context.engine,
+        environment=environment,
+        consumer=consumer_name,
+        search=listing.search,
+        after=listing.number,
+        limit=listing.fetched,
+    )
+    columns, empty = ("environment", "consumer", "network", "allowed"), "no networks"
+    show_page(rows, listing, columns, lambda row: row.id, empty=empty)
 
 
 COMMANDS = (limit, address)

@@ -11,12 +11,15 @@ from penstock import logs
 from penstock.cli import (
     audit,
     callbacks,
+    changes,
     check,
     consumers,
     credentials,
     database,
     docs,
     environments,
+    explain,
+    exposure,
     limits,
     pipelines,
     runs,
@@ -111,6 +114,8 @@ def penstock(context: click.Context, actor: str | None) -> None:
 MANAGEMENT = (
     *environments.COMMANDS,
     *pipelines.COMMANDS,
+    *explain.COMMANDS,
+    *exposure.COMMANDS,
     *consumers.COMMANDS,
     *credentials.COMMANDS,
     *limits.COMMANDS,
@@ -121,6 +126,7 @@ MANAGEMENT = (
     *sensitive_fields.COMMANDS,
     *callbacks.COMMANDS,
     *users.COMMANDS,
+    *changes.COMMANDS,
 )
 DEPLOYMENT = (
     *serve.COMMANDS,

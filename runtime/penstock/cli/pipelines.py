@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import click
@@ -12,11 +13,10 @@ from penstock.cli.base import (
     Context,
     env_option,
     env_required,
-    format_option,
     pass_context,
-    show,
     show_json,
 )
+from penstock.cli.listings import Listing, listing_options, show_rows
 from penstock.gate.exposure import Listed, exposure_document, exposures
 
 
@@ -109,9 +109,9 @@ def login_flow_withdraw(context: Context, name: str, environment: str) -> None:
 
 @click.command()
 @env_option
-@format_option
+@listing_options
 @pass_context
-def pipelines(context: Context, environment: str | None, form: str) -> None:
+def pipelines(context: Context, environment: str | None, listing: Listing) -> None:
     """List pipelines with version, URL, policy and state."""
     access, evaluated = evaluate(context, context.environment(environment))
     policies = {
@@ -143,13 +143,17 @@ def pipelines(context: Context, environment: str | None, form: str) -> None:
         "sunset",
         "why",
     )
-    show(rows, form, columns, empty="no plugin offers a pipeline")
+    show_rows(rows, listing, columns, _cursor, empty="no plugin offers a pipeline")
     for problem in context.host.catalog.faults(
         {identifier: item for identifier, _, item in evaluated}
     ):
         click.echo(f"plugin error: {problem}", err=True)
     for doubt in access.unreadable_rows:
         click.echo(f"unreadable: {doubt}", err=True)
+
+
+def _cursor(row: Mapping[str, object]) -> str:
+    return f"{row['exposure']}:{row['name']}:{row['version']}:{row['plugin']}"
 
 
 def evaluate(context: Context, environment: str) -> tuple[Snapshot, list[Listed]]:

@@ -18,9 +18,9 @@ from penstock.cli.base import (
     env_required,
     format_option,
     pass_context,
-    show,
     show_json,
 )
+from penstock.cli.listings import Listing, listing_options, show_page
 from penstock.cli.run_view import COLOURS, print_run
 from penstock.contracts.run_status import Status
 from penstock.errors import UsageError
@@ -66,11 +66,7 @@ def runs() -> None:
 )
 @click.option("--request-id", metavar="ID", help="Only runs of calls with this X-Request-Id.")
 @click.option("--since", type=DURATION, help="Only runs of the last hours or days: 2h, 7d.")
-@click.option("--before", metavar="ID", help="Only runs before this one: the next page.")
-@click.option(
-    "--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="Number of runs."
-)
-@format_option
+@listing_options
 @pass_context
 def runs_list(  # noqa: PLR0913, PLR0917  one argument an option
     context: Context,
@@ -80,13 +76,11 @@ def runs_list(  # noqa: PLR0913, PLR0917  one argument an option
     status: str | None,
     request_id: str | None,
     since: timedelta | None,
-    before: str | None,
-    limit: int,
-    form: str,
+    listing: Listing,
 ) -> None:
     """List runs, newest first."""
-    if before is not None and not is_run_id(before):
-        raise UsageError(f"{before!r} is not the id of a run")
+    if listing.cursor is not None and not is_run_id(listing.cursor):
+        raise UsageError(f"--cursor {listing.cursor!r} is not the id of a run")
     rows = list_runs(
         context.engine,
         environment=environment,
@@ -95,10 +89,12 @@ def runs_list(  # noqa: PLR0913, PLR0917  one argument an option
         status=status,
         request_id=request_id,
         since=time.time() - since.total_seconds() if since else None,
-        before=before,
-        limit=limit,
+        search=listing.search,
+        before=listing.cursor,
+        limit=listing.fetched,
     )
-    show([row.document() for row in rows], form, COLUMNS, empty="no runs")
+    documents = [row.document() for row in rows]
+    show_page(documents, listing, COLUMNS, lambda row: row["id"], empty="no runs")
 
 
 @runs.command("show")

@@ -12,10 +12,9 @@ from penstock.access.lookup import environment_row
 from penstock.cli.base import (
     Context,
     env_option,
-    format_option,
     pass_context,
-    show,
 )
+from penstock.cli.listings import Listing, listing_options, show_rows
 from penstock.contracts.triggers import Schedule
 from penstock.db import runs as stored
 from penstock.db.engine import reading
@@ -26,9 +25,9 @@ from penstock.host.compilation import LoadedPipeline
 
 @click.command()
 @env_option
-@format_option
+@listing_options
 @pass_context
-def schedules(context: Context, environment: str | None, form: str) -> None:
+def schedules(context: Context, environment: str | None, listing: Listing) -> None:
     """List schedules with their next and last ticks."""
     name = context.environment(environment)
     rows = []
@@ -59,10 +58,11 @@ def schedules(context: Context, environment: str | None, form: str) -> None:
                 "run": run.id if run is not None else None,
             }
         )
-    show(
+    show_rows(
         rows,
-        form,
+        listing,
         ("pipeline", "cron", "timezone", "missed", "next", "last", "became", "run"),
+        lambda row: f"{row['pipeline']}:{row['cron']}",
         empty="no schedules",
     )
 

@@ -9,10 +9,9 @@ from penstock.cli.base import (
     Context,
     env_option,
     env_required,
-    format_option,
     pass_context,
-    show,
 )
+from penstock.cli.listings import Listing, listing_options, show_rows
 
 
 @click.group("sensitive-fields")
@@ -45,14 +44,15 @@ def sensitive_remove(context: Context, fields: tuple[str, ...], environment: str
 
 @sensitive_fields.command("list")
 @env_option
-@format_option
+@listing_options
 @pass_context
-def sensitive_list(context: Context, environment: str | None, form: str) -> None:
+def sensitive_list(context: Context, environment: str | None, listing: Listing) -> None:
     """List sensitive fields. Usual names of passwords, tokens and keys are always included."""
-    show(
+    show_rows(
         fields_of_environment.list_fields(context.engine, environment),
-        form,
+        listing,
         ("environment", "field"),
+        lambda row: f"{row.environment}:{row.field}",
         empty="no extra fields",
     )
 

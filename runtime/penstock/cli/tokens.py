@@ -11,10 +11,9 @@ from penstock.cli.base import (
     Context,
     env_option,
     env_required,
-    format_option,
     pass_context,
-    show,
 )
+from penstock.cli.listings import Listing, listing_options, show_rows
 from penstock.errors import UsageError
 
 
@@ -25,15 +24,13 @@ def signing_key() -> None:
 
 @signing_key.command("list")
 @env_required
-@format_option
+@listing_options
 @pass_context
-def signing_key_list(context: Context, environment: str, form: str) -> None:
+def signing_key_list(context: Context, environment: str, listing: Listing) -> None:
     """List signing keys."""
-    show(
-        signing_keys.list_signing_keys(context.engine, environment),
-        form,
-        ("kid", "algorithm", "state", "created_at", "verify_until"),
-    )
+    rows = signing_keys.list_signing_keys(context.engine, environment)
+    columns = ("kid", "algorithm", "state", "created_at", "verify_until")
+    show_rows(rows, listing, columns, lambda row: row.kid)
 
 
 @signing_key.command("rotate")
@@ -159,15 +156,16 @@ def issuer_distrust(context: Context, name: str, environment: str) -> None:
 
 @issuer.command("list")
 @env_option
-@format_option
+@listing_options
 @pass_context
-def issuer_list(context: Context, environment: str | None, form: str) -> None:
+def issuer_list(context: Context, environment: str | None, listing: Listing) -> None:
     """List trusted issuers."""
     rows = issuers.list_issuers(context.engine, environment)
-    show(
+    show_rows(
         rows,
-        form,
+        listing,
         ("environment", "issuer", "audience", "keys", "consumer", "scope_claim"),
+        lambda row: f"{row.environment}:{row.issuer}",
         empty="no trusted issuers",
     )
 

@@ -6,7 +6,8 @@ import click
 
 from penstock.access import passwords, users
 from penstock.access.users import ListedUser, Role
-from penstock.cli.base import Context, format_option, pass_context, read_secret, show
+from penstock.cli.base import Context, pass_context, read_secret
+from penstock.cli.listings import Listing, listing_options, show_rows
 
 ROLE = click.Choice([role.value for role in Role])
 ROLE_OR_NONE = click.Choice([*(role.value for role in Role), users.NO_ROLE])
@@ -68,24 +69,21 @@ def user_create(
 
 
 @user.command("list")
-@format_option
+@listing_options
 @pass_context
-def user_list(context: Context, form: str) -> None:
+def user_list(context: Context, listing: Listing) -> None:
     """List users."""
     rows = [
         {
             **{name: getattr(row, name) for name in ListedUser.__slots__},
             "roles": [f"{name}: {role}" for name, role in row.roles.items()]
-            if form == "table"
+            if listing.form == "table"
             else row.roles,
         }
         for row in users.list_users(context.engine)
     ]
-    show(
-        rows,
-        form,
-        ("name", "role", "state", "password", "created_at", "signed_in_at", "roles"),
-    )
+    columns = ("name", "role", "state", "password", "created_at", "signed_in_at", "roles")
+    show_rows(rows, listing, columns, lambda row: row["name"])
 
 
 @user.command("role")

@@ -7,16 +7,20 @@ from datetime import timedelta
 import click
 
 from penstock.access import variables
+from penstock.access.variables import ListedSecret, ListedVariable
 from penstock.cli.base import (
     DURATION,
     Context,
     env_option,
     env_required,
-    format_option,
     pass_context,
     read_secret,
-    show,
 )
+from penstock.cli.listings import Listing, listing_options, show_rows
+
+
+def _cursor(row: ListedVariable | ListedSecret) -> str:
+    return f"{row.environment}/{row.name}"
 
 
 @click.group()
@@ -48,16 +52,13 @@ def variable_unset(context: Context, name: str, environment: str) -> None:
 
 @variable.command("list")
 @env_option
-@format_option
+@listing_options
 @pass_context
-def variable_list(context: Context, environment: str | None, form: str) -> None:
+def variable_list(context: Context, environment: str | None, listing: Listing) -> None:
     """List variables."""
-    show(
-        variables.list_variables(context.engine, environment),
-        form,
-        ("environment", "name", "value"),
-        empty="no variables",
-    )
+    rows = variables.list_variables(context.engine, environment)
+    columns = ("environment", "name", "value")
+    show_rows(rows, listing, columns, _cursor, empty="no variables")
 
 
 @click.group()
@@ -123,16 +124,13 @@ def secret_unset(context: Context, name: str, environment: str) -> None:
 
 @secret.command("list")
 @env_option
-@format_option
+@listing_options
 @pass_context
-def secret_list(context: Context, environment: str | None, form: str) -> None:
+def secret_list(context: Context, environment: str | None, listing: Listing) -> None:
     """List secrets, without their values."""
-    show(
-        variables.list_secrets(context.engine, environment),
-        form,
-        ("environment", "name", "expires_at", "pipelines"),
-        empty="no secrets",
-    )
+    rows = variables.list_secrets(context.engine, environment)
+    columns = ("environment", "name", "expires_at", "pipelines")
+    show_rows(rows, listing, columns, _cursor, empty="no secrets")
 
 
 COMMANDS = (variable, secret)

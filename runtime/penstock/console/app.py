@@ -9,6 +9,7 @@ from flask_wtf.csrf import generate_csrf
 from penstock.access.encryption import load_secret_box
 from penstock.console import (
     audit_trail,
+    changes,
     consumer_keys,
     consumers,
     environment_settings,
@@ -49,6 +50,7 @@ PAGES = (
     settings,
     environment_settings,
     audit_trail,
+    changes,
     sign_in,
     users,
     help_pages,

@@ -22,7 +22,7 @@ def _of_form(**_: str) -> list[str]:
 def _of_key(name: str, key_id: str) -> list[str]:
     """Return the environment of a key in a list, empty where the consumer has no such key."""
     try:
-        keys = api_keys.list_keys(console_context().engine, consumer=name)
+        keys = api_keys.list_keys(console_context().engine, api_keys.KeyQuery(consumer=name))
     except UnknownName:
         return []
     return [key.environment for key in keys if key.id == key_id]
@@ -51,7 +51,7 @@ def consumers_key_create(name: str) -> Response:
 
 def _require_key_of(consumer: str, key_id: str) -> api_keys.ListedKey:
     """Return a key. Raises UnknownName where the consumer of the page has no such key."""
-    for key in api_keys.list_keys(console_context().engine, consumer=consumer):
+    for key in api_keys.list_keys(console_context().engine, api_keys.KeyQuery(consumer=consumer)):
         if key.id == key_id:
             return key
     raise UnknownName("key", key_id, fix=f"the page of {consumer} lists its keys")

@@ -226,12 +226,13 @@ def consumers_associate(name: str) -> Response:
     context, form = console_context(), AssociationsForm()
     with form.faults_at("pipelines"):
         before, after = _associations("seen", "seen_new"), _associations("on", "new")
-        added, removed = access.save_associations(
+        added, removed, waiting = access.save_associations(
             context.engine, user().name, name, before, after, context.host.catalog.offered
         )
         changes = [
             f"{added} added" if added else "",
             f"{removed} removed" if removed else "",
+            f"{waiting} waiting for a second approval" if waiting else "",
             "new pipelines changed" if before.new_pipelines != after.new_pipelines else "",
         ]
         summary = ", ".join(change for change in changes if change)

@@ -57,6 +57,14 @@ class EnvironmentForm(ReplacingForm):
             ("on", "Accepted", "for callers that can't send a header"),
         ],
     )
+    second_approval = OptionsField(
+        "Second approval",
+        [
+            ("off", "Off", "changes apply at once"),
+            ("on", "On", "changes that widen access wait for another operator"),
+        ],
+        default="off",
+    )
 
 
 class CallbackForm(ConsoleForm):
@@ -89,6 +97,7 @@ def settings_environment() -> Response:
             run_days=facts.run_retention,
             record_bodies=facts.record_bodies,
             keys_in_query="on" if facts.keys_in_query else "off",
+            second_approval="on" if facts.second_approval else "off",
             seen=state_token(environments.settings_of(facts)),
         )
     )
@@ -112,11 +121,15 @@ def settings_environment_set() -> Response:
     facts = _facts(environment)
     lifetime, retention = form.token_minutes.data, form.run_days.data
     bodies, in_query = form.record_bodies.data, form.keys_in_query.data == "on"
+    # A form that was opened before this field existed leaves the setting as it is.
+    sent = request.form.get("second_approval")
+    second = sent == "on" if sent else facts.second_approval
     change = EnvironmentChange(
         token_lifetime=lifetime if lifetime != facts.token_lifetime else None,
         run_retention=retention if retention != facts.run_retention else None,
         record_bodies=bodies if bodies != facts.record_bodies else None,
         keys_in_query=in_query if in_query != facts.keys_in_query else None,
+        second_approval=second if second != facts.second_approval else None,
     )
     if change == EnvironmentChange():
         return done(f"Nothing changed in {environment}.", "settings", env=environment)
@@ -147,6 +160,7 @@ def _show_saved(form: EnvironmentForm, facts: EnvironmentRow) -> None:
             (form.run_days.label.text, f"{facts.run_retention / DAY_S:g}"),
             (form.record_bodies.label.text, RECORDED_LABELS[facts.record_bodies]),
             (form.keys_in_query.label.text, "Accepted" if facts.keys_in_query else "Rejected"),
+            (form.second_approval.label.text, "On" if facts.second_approval else "Off"),
         ],
         state_token(environments.settings_of(facts)),
     )

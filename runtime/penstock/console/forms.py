@@ -27,6 +27,7 @@ from wtforms.fields.choices import SelectChoice
 from wtforms.validators import StopValidation
 from wtforms.widgets import TextInput
 
+from penstock.audit.approvals import ChangePending
 from penstock.console.formatting import sentence
 from penstock.db.failures import DatabaseUnavailable
 from penstock.errors import PenstockError, Refusal, UnknownName
@@ -110,7 +111,7 @@ class ConsoleForm(FlaskForm):  # type: ignore[misc]  # Flask-WTF ships no types
         try:
             yield
         except PenstockError as error:
-            if isinstance(error, DatabaseUnavailable | Refusal):
+            if isinstance(error, DatabaseUnavailable | Refusal | ChangePending):
                 raise
             if isinstance(error, UnknownName):
                 place = places.get(error.kind, place)

@@ -51,6 +51,7 @@ EXPLAINED_BY: Mapping[str, str] = {
     "tokens": "how-to/issue-tokens",
     "limits": "how-to/manage-access#limit-a-consumer",
     "settings": "how-to/use-variables-and-secrets",
+    "changes": "how-to/manage-access#ask-for-a-second-approval",
     "audit": "how-to/manage-access#take-access-away",
     "users": "how-to/use-the-console",
     "account": "how-to/use-the-console#sessions",

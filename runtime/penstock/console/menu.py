@@ -1,7 +1,7 @@
 """The menu of the console: its entries in groups, and the counts beside them.
 
-A count says where an operator has to act: blocked pipelines, keys about to expire. A module that knows
-such a number registers it under the entry's endpoint with `@menu_count`.
+A count says where an operator has to act: blocked pipelines, keys about to expire. A module that
+knows such a number registers it under the entry's endpoint with `@menu_count`.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ MENU: tuple[tuple[str, tuple[Entry, ...]], ...] = (
     (
         "Govern",
         (
+            Entry("changes", "Changes"),
             Entry("audit", "Audit"),
             Entry("users", "Users", Role.ADMIN),
         ),

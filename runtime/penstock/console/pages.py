@@ -21,17 +21,19 @@ from flask import (
     Response,
     abort,
     current_app,
+    flash,
     g,
     make_response,
     request,
     session,
     url_for,
 )
-from flask_wtf.csrf import CSRFProtect
+from flask_wtf.csrf import CSRFError, CSRFProtect
 from werkzeug.exceptions import HTTPException, NotFound
 
 from penstock.access.sessions import SignedIn, find_session
 from penstock.access.users import Role
+from penstock.audit.approvals import ChangePending
 from penstock.console.compression import compress
 from penstock.console.confirmation import Confirm
 from penstock.console.context import (
@@ -74,6 +76,9 @@ blueprint = Blueprint(
     template_folder="templates",
 )
 csrf = CSRFProtect()
+CSRF_FAILED = (
+    "Your session expired, or this page is too old. Load the page again, then send the form."
+)
 PUBLIC: set[str] = set()
 NEEDS: dict[str, Role] = {}
 
@@ -213,7 +218,10 @@ def _guard() -> Response | None:
     if "\0" in request.path or any("\0" in value for _, value in values):
         abort(400, "A value can't contain the character NUL.")  # PostgreSQL stores none
     if request.method not in SAFE_METHODS:
-        csrf.protect()
+        try:
+            csrf.protect()
+        except CSRFError:
+            abort(400, CSRF_FAILED)
     return None
 
 
@@ -312,6 +320,9 @@ def _domain_error(error: PenstockError) -> Response:
         response = _problem(error.status, error.title, error.detail)
         response.headers.extend(error.headers)
         return response
+    if isinstance(error, ChangePending):
+        flash(sentence(error).replace("`", ""))
+        return redirect_to(url_for("console.changes"))
     if isinstance(error, UnknownName):
         return _problem(404, "Not found", sentence(error))
     if isinstance(error, DatabaseUnavailable):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from flask import Response, g, request, url_for
+from flask import Response, request, url_for
 from wtforms import HiddenField
 
 from penstock.access import policies as access
@@ -49,9 +49,8 @@ def policies() -> str:
     """Show a card per environment."""
     context = console_context()
     rows = context.environments()
-    if g.role.may(Role.OPERATOR):
-        # An operator who opens this page previews a change next, which names recent callers.
-        context.callers.get_ready(context.engine, [row.id for row in rows], time.time())
+    # Who opens this page previews a change next, which names recent callers.
+    context.callers.get_ready(context.engine, [row.id for row in rows], time.time())
     return render(
         "policies.html",
         cards=[_card(context.view(row.name)) for row in rows],
@@ -121,7 +120,7 @@ def _previewed(name: str, exposure: str, policy: str) -> PolicyChange:
     )
 
 
-@page("/e/<env>/policy/change", needs=Role.OPERATOR)
+@page("/e/<env>/policy/change", needs=Role.VIEWER)
 def policies_preview() -> Response:
     """Show what another policy would change."""
     name = current_environment()
@@ -153,7 +152,7 @@ def _show_change(change: PolicyChange, form: PolicyForm) -> Response:
     )
 
 
-@page("/e/<env>/policy/callers", needs=Role.OPERATOR)
+@page("/e/<env>/policy/callers", needs=Role.VIEWER)
 def policies_callers() -> str:
     """Show the recent callers of a pipeline beyond those in the preview."""
     name = current_environment()

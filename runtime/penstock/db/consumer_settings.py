@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 
+from penstock.db.paging import containing, rows_after
 from penstock.db.rows import AnyColumn, Col, joined
 from penstock.db.tables import (
     AddressRuleRow,
@@ -40,20 +41,21 @@ class NamedCallbackTargetRow(CallbackTargetRow):
     environment: Col[str] = joined(EnvironmentRow.name)
 
 
-def list_settings(
+def list_settings(  # noqa: PLR0913  one argument a filter
     connection: sa.Connection,
     kind: type[Setting],
     order_by: AnyColumn,
     environment_id: int | None,
     consumer_id: int | None,
     *,
+    search: str = "",
     after: int | None = None,
     limit: int | None = None,
 ) -> list[Setting]:
     """Return active settings by environment, consumer and a column.
 
-    None stands for all environments or all consumers. A page begins after the row of id `after`,
-    and has at most `limit` rows.
+    None stands for all environments or all consumers. `search` is a text in the consumer's name or
+    in that column. A page begins after the row of id `after`, and has at most `limit` rows.
     """
     source = kind.table
     joins = source.join(ConsumerRow.table, ConsumerRow.id == kind.consumer_id).join(
@@ -67,10 +69,8 @@ def list_settings(
         query = query.where(kind.environment_id == environment_id)
     if consumer_id is not None:
         query = query.where(kind.consumer_id == consumer_id)
+    if search:
+        query = query.where(containing(search, ConsumerRow.name, order_by))
     if after is not None:
-        last = connection.execute(
-            sa.select(*order).select_from(joins).where(source.c.id == after)
-        ).first()
-        if last is not None:
-            query = query.where(sa.tuple_(*order) > sa.tuple_(*last))
+        query = query.where(rows_after(connection, joins, source.c.id, after, order))
     return kind.fetch(connection, query.limit(limit))

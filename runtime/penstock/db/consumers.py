@@ -7,6 +7,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from penstock.db.paging import containing
 from penstock.db.tables import ApiKeyRow, AssociationRow, ConsumerRow, EnvironmentRow
 
 Counts = dict[tuple[int, int], int]  # by the ids of a consumer and an environment
@@ -18,7 +19,7 @@ def page(
     """Return the consumers whose names contain a text, by name; a page begins after a name."""
     query = ConsumerRow.select().order_by(ConsumerRow.name).limit(limit)
     if find:
-        query = query.where(sa.func.lower(ConsumerRow.name).contains(find.lower(), autoescape=True))
+        query = query.where(containing(find, ConsumerRow.name))
     if after is not None:
         query = query.where(ConsumerRow.name > after)
     return ConsumerRow.fetch(connection, query)

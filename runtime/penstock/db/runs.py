@@ -10,8 +10,10 @@ import sqlalchemy as sa
 from penstock.contracts.run_status import UNFINISHED
 from penstock.db.columns import spellings
 from penstock.db.engine import Engine, writing
+from penstock.db.paging import containing
 from penstock.db.rows import Col, joined
 from penstock.db.run_tables import DurableRunRow, RunDetailRow, RunRow
+from penstock.db.tables import ConsumerRow
 
 PURGED_AT_A_TIME = 500
 COLUMNS = RunRow.names
@@ -104,13 +106,15 @@ def page(  # noqa: PLR0913  one argument a filter
     request_id: str | None = None,
     since: str | None = None,
     before: str | None = None,
+    search: str = "",
     limit: int = 50,
 ) -> list[RunRow]:
     """Return runs, newest first.
 
-    `since` and `before` are run ids; the next page is before the last id of a page.
+    `since` and `before` are run ids; the next page is before the last id of a page. `search` is a
+    text in the pipeline's id or in the consumer's name.
     """
-    query = RunRow.select().order_by(RunRow.id.desc()).limit(limit)
+    query = RunRow.select().where(*_with_text(search)).order_by(RunRow.id.desc()).limit(limit)
     if environment_id is not None:
         query = query.where(RunRow.environment_id == environment_id)
     if consumer_id is not None:
@@ -131,6 +135,13 @@ def page(  # noqa: PLR0913  one argument a filter
     if before is not None:
         query = query.where(RunRow.id < before)
     return RunRow.fetch(connection, query)
+
+
+def _with_text(search: str) -> list[sa.ColumnElement[bool]]:
+    if not search:
+        return []
+    consumers = sa.select(ConsumerRow.id).where(containing(search, ConsumerRow.name))
+    return [containing(search, RunRow.pipeline) | RunRow.consumer_id.in_(consumers)]
 
 
 def callers(

@@ -82,6 +82,8 @@ class EnvironmentRow(NamedRow, table="environments"):
     algorithm: Col[str] = column(String(16))
     # Whether the names of pipelines that the previous release stored have become ids.
     by_id: Col[bool] = column(Flag, server_default=false())
+    # Whether changes that widen access wait for the approval of another person.
+    second_approval: Col[bool] = column(Flag, server_default=false())
     created_at: Col[datetime] = column(Moment)
     revision: Col[int] = _revision()
 
@@ -175,6 +177,7 @@ class ApiKeyRow(ConsumerScopedRow, table="api_keys"):
     revoked_at: Col[datetime | None] = column(Moment, nullable=True)
     last_used_at: Col[datetime | None] = column(Moment, nullable=True)
     revision: Col[int] = _revision()
+    indexes = (Index("ix_api_keys_created_at", "created_at", "id"),)
 
 
 class CredentialRow(ConsumerScopedRow, table="credentials"):
@@ -327,6 +330,23 @@ class AuditEventRow(Row, table="audit_events"):
     subject: Col[str] = column(String(255))
     detail: Col[Any] = column(JSON)
     indexes = (Index("ix_audit_events_at", "at"),)
+
+
+class PendingChangeRow(EnvironmentScopedRow, table="pending_changes"):
+    """A change that waits, or waited, for a second approval."""
+
+    id: Col[int] = column(BigId, primary_key=True)
+    environment_id: Col[int] = column(ForeignKey(EnvironmentRow.id), index=True)
+    kind: Col[str] = column(String(64))
+    subject: Col[str] = column(String(255))
+    request: Col[Any] = column(JSON)
+    basis: Col[str] = column(String(64))  # digest of the state that the change is based on
+    author: Col[str] = column(String(255))
+    created_at: Col[datetime] = column(Moment)
+    expires_at: Col[datetime] = column(Moment)
+    state: Col[str] = column(String(16))
+    decided_by: Col[str | None] = column(String(255), nullable=True)
+    decided_at: Col[datetime | None] = column(Moment, nullable=True)
 
 
 class UserRow(NamedRow, table="users"):

@@ -29,12 +29,14 @@ def list_runs(  # noqa: PLR0913  one argument a filter
     request_id: str | None = None,
     since: float | None = None,
     before: str | None = None,
+    search: str = "",
     limit: int = 50,
 ) -> list[RunView]:
     """Return runs, newest first.
 
-    `since` is in seconds since the epoch, `before` the last id of the page before. Raises
-    UnknownName for an environment or a consumer that does not exist.
+    `since` is in seconds since the epoch, `before` the last id of the page before. `search` is a
+    text in the pipeline's id or in the consumer's name. Raises UnknownName for an environment or a
+    consumer that does not exist.
     """
     with reading(engine) as connection:
         reader = RowReader(connection)
@@ -47,6 +49,7 @@ def list_runs(  # noqa: PLR0913  one argument a filter
             request_id=request_id,
             since=first_id(since) if since is not None else None,
             before=before,
+            search=search,
             limit=limit,
         )
         return _views(reader, rows)

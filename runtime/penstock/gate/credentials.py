@@ -30,7 +30,8 @@ class GateCompiler:
         lacking = [
             Violation(
                 f"no authenticator for {name!r} is loaded",
-                f"load the plugin that proves {name} (penstock_{_plugin(name)})",
+                f"correct the trigger, or load the plugin that proves {name}"
+                f" (penstock_{_plugin(name)})",
             )
             for name in sorted(names - self._authenticators.keys())
         ]

@@ -96,13 +96,20 @@ class BoundedEvaluator:
         plugins: Plugins,
         pipelines: PipelineEvaluator,
         loaded: Mapping[str, CatalogEntry],
+        stuck: dict[str, threading.Thread] | None = None,
     ) -> None:
+        """Create an evaluator of loaded pipelines. `stuck` are plugins that are known to hang."""
+        self._plugins = plugins
         self._hooks: Sequence[pluggy.HookImpl] = (
             plugins.manager.hook.penstock_response_policy.get_hookimpls()
         )
         self._pipelines = pipelines
         self._loaded = loaded
-        self._stuck: dict[str, threading.Thread] = {}
+        self._stuck = {} if stuck is None else stuck
+
+    def only(self, loaded: Mapping[str, CatalogEntry]) -> BoundedEvaluator:
+        """Return an evaluator of other pipelines that knows the same plugins that hang."""
+        return BoundedEvaluator(self._plugins, self._pipelines, loaded, self._stuck)
 
     def evaluate_all(
         self,

@@ -66,6 +66,11 @@ class Gate:
         self.counts_once = any(authenticator.counts_once for authenticator, _ in checks)
         self._guessable = any(authenticator.guessable for authenticator, _ in checks)
 
+    @property
+    def checks(self) -> tuple[tuple[RegisteredAuthenticator, bool], ...]:
+        """The authenticators in their order, each with whether it is required."""
+        return self._checks
+
     def admit(
         self,
         head: RequestHead,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -29,15 +30,31 @@ class CheckedNeeds:
 def check_needs(pipeline: Pipeline, access: Snapshot) -> CheckedNeeds:
     """Return which variables and secrets a pipeline lacks, or loses soon."""
     checked = CheckedNeeds()
-    environment = access.environment.name
     for need in sorted(pipeline.needs, key=str):
-        if isinstance(need, SecretNeed):
-            _check_secret(need, pipeline, access, checked)
-        elif need not in access.variables:
-            fix = f"set it: `penstock variable set {need} VALUE --env {environment}`"
-            reason = f"it needs the variable {need!r}, which is not set in {environment!r}"
-            checked.unmet.append(Violation(reason, fix))
+        _check_need(need, pipeline, access, checked)
     return checked
+
+
+def needs_of(
+    pipeline: Pipeline, access: Snapshot
+) -> Iterator[tuple[str | SecretNeed, Violation | None]]:
+    """Yield each need of a pipeline, with why it is not met."""
+    for need in sorted(pipeline.needs, key=str):
+        checked = CheckedNeeds()
+        _check_need(need, pipeline, access, checked)
+        yield need, checked.unmet[0] if checked.unmet else None
+
+
+def _check_need(
+    need: str | SecretNeed, pipeline: Pipeline, access: Snapshot, checked: CheckedNeeds
+) -> None:
+    environment = access.environment.name
+    if isinstance(need, SecretNeed):
+        _check_secret(need, pipeline, access, checked)
+    elif need not in access.variables:
+        fix = f"set it: `penstock variable set {need} VALUE --env {environment}`"
+        reason = f"it needs the variable {need!r}, which is not set in {environment!r}"
+        checked.unmet.append(Violation(reason, fix))
 
 
 def _check_secret(

@@ -7,8 +7,11 @@ new value would block everything.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
 
 from penstock.access.encryption import SecretBox
 from penstock.access.snapshot import Snapshot
@@ -56,6 +59,26 @@ class CatalogEvaluator:
         calls meanwhile: it is called to close all gates where the evaluation takes long.
         """
         return self._bounded.evaluate_all(access, policy=policy, live=live)
+
+    def evaluate_one(
+        self,
+        access: Snapshot,
+        identifier: str,
+        *,
+        internal: bool = False,
+        toggles: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Evaluation:
+        """Return the evaluation of one pipeline on a listener, by its id.
+
+        `toggles` take the place of options of its trigger, such as `{"api_key": True}`.
+        """
+        item = self._catalog.loaded[identifier]
+        if toggles:
+            pipeline = copy(item.pipeline)
+            pipeline.trigger = replace(pipeline.trigger, **toggles)
+            item = replace(item, pipeline=pipeline)
+        bounded = self._bounded.only({identifier: item})
+        return bounded.evaluate_all(access).on(internal=internal)[identifier]
 
     def close_all(self) -> EvaluatedPipelines:
         """Return the evaluation that accepts no call, for the time of a slow evaluation."""

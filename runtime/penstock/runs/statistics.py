@@ -19,6 +19,8 @@ SETTLED_AFTER_S = 300  # no process adds to a minute after that
 CACHE_RETENTION_S = 8 * 86_400  # in memory, of settled counts
 # length of a span and of one of its points, in seconds
 SPANS = {"hour": (3600, 60), "day": (86_400, 3600), "week": (7 * 86_400, 3600)}
+# "accepted" is the 202 of a durable run, "looked-up" a reply of the status API.
+SUCCESSES = frozenset({Status.SUCCEEDED, "accepted", "replayed", "looked-up"})
 FAULTS = frozenset(
     {
         Status.FAILED,
@@ -58,8 +60,8 @@ class Sum:
 
     @property
     def succeeded(self) -> int:
-        """The number of calls that succeeded."""
-        return self.outcomes[Status.SUCCEEDED]
+        """The number of calls that succeeded, those accepted with 202 among them."""
+        return sum(number for outcome, number in self.outcomes.items() if outcome in SUCCESSES)
 
     @property
     def faults(self) -> int:
@@ -79,7 +81,7 @@ class Sum:
         return [
             (name, number, name in FAULTS)
             for name, number in self.outcomes.most_common()
-            if name != Status.SUCCEEDED
+            if name not in SUCCESSES
         ]
 
     def quantile(self, part: float) -> float | None:

@@ -16,6 +16,7 @@ from support.place import ACTOR, Place
 
 from penstock import Caller, CredentialRejected, audit, parse_api_key
 from penstock.access import api_keys, consumers, environments, signing_keys
+from penstock.access.api_keys import KeyQuery
 from penstock.access.encryption import SecretBox, make_secret_key
 from penstock.access.pipelines import pipelines_seen
 from penstock.access.policies import set_policy
@@ -170,7 +171,7 @@ def test_a_rotated_key_gets_a_successor_and_ends_by_itself(place: Place) -> None
 
     new_key, ends = api_keys.rotate_key(place.engine, ACTOR, old.id, timedelta(days=7))
 
-    rows = {str(row.id): row for row in api_keys.list_keys(place.engine, consumer="acme")}
+    rows = {str(row.id): row for row in api_keys.list_keys(place.engine, KeyQuery(consumer="acme"))}
     assert rows[new_key.id].state == rows[old.id].state == "usable"
     assert rows[new_key.id].expires_at is None
     assert rows[old.id].expires_at == ends

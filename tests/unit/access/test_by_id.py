@@ -259,6 +259,7 @@ def test_the_matrix_of_the_console_has_ids(sqlite_place: Place) -> None:
     assert consumers.save_associations(sqlite_place.engine, ACTOR, "acme", seen, chosen, SHOP) == (
         1,
         1,
+        0,
     )
     assert consumers.show_consumer(sqlite_place.engine, "acme").associations == {
         "test": ["v2/orders"]

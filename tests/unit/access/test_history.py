@@ -243,7 +243,7 @@ class TestViews:
             view.refresh(place.engine)
         view.refresh(place.engine)
         assert not knows(view, key.key)
-        assert "database:restored" in place.run("audit").stdout
+        assert "noted that the database was restored" in place.run("audit").stdout
 
     def test_revisions_of_the_release_before_have_no_marks(self, place: Place) -> None:
         """It bumps the revision alone; that is no other history."""

@@ -203,7 +203,7 @@ def test_the_trail_is_filtered_and_exported(shop: Place) -> None:
     )
     assert actions("--by", "olga", "--env", "prod") == ["variable:set"]
     newest = json.loads(shop.run("audit", "--limit", "1", "--format", "json").stdout)[0]["id"]
-    assert actions("--before", str(newest), "--by", "olga") == ["consumer:created"]
+    assert actions("--cursor", str(newest), "--by", "olga") == ["consumer:created"]
     wrong = shop.run("audit", "--action", "varable:set")
     assert (wrong.returncode, "did you mean variable:set?" in wrong.stderr) == (2, True)
     lines = [

@@ -46,7 +46,7 @@ def test_associations_of_several_environments_are_one_change(place: Place) -> No
 
     assert consumers.save_associations(
         place.engine, "ann", "acme", seen, associations, {"v1/orders": "shop", "v1/status": "shop"}
-    ) == (2, 1)
+    ) == (2, 1, 0)
     assert place.snapshot().revision == before + 1
     shown = consumers.show_consumer(place.engine, "acme")
     assert (shown.associations, shown.new_pipelines) == (

@@ -77,3 +77,13 @@ def test_quantiles_come_from_the_histogram() -> None:
     total.add("succeeded", 100, [0, 0, 0, 90, 0, 10])
     assert total.quantile(0.5) == 0.005 + 0.005 * 50 / 90
     assert total.quantile(0.95) == 0.025 + 0.025 * 0.5
+
+
+def test_calls_accepted_with_202_are_successes() -> None:
+    total = Sum()
+    total.add("succeeded", 80, [])
+    total.add("invalid-api-key", 5, [])
+    for outcome in ("accepted", "replayed", "looked-up"):
+        total.add(outcome, 20, [])
+    assert (total.succeeded, total.turned_away, total.faults) == (140, 5, 0)
+    assert total.errors() == [("invalid-api-key", 5, False)]

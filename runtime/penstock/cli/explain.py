@@ -1,0 +1,131 @@
+"""`penstock explain`: why a call is accepted or rejected, and what would change that."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from penstock.access.pipelines import meant_by
+from penstock.access.presented_keys import key_of
+from penstock.access.snapshot import Snapshot
+from penstock.cli.base import Context, env_option, format_option, pass_context, show, show_json
+from penstock.errors import UsageError
+from penstock.gate.attempts import UNKNOWN_KEY, Attempt, Token
+from penstock.gate.explanations import Explanation
+from penstock.host.explanation import (
+    GateExplanation,
+    explain_attempt,
+    explain_gate,
+    presented,
+)
+
+
+@click.command()
+@click.argument("subject", metavar="PIPELINE")
+@env_option
+@click.option("--consumer", help="Consumer that calls.")
+@click.option("--key", "key_word", help="ID or last four characters of its key, or `unknown`.")
+@click.option(
+    "--token",
+    type=click.Choice([token.value for token in Token]),
+    help="Token that the call carries. Default: none, or a valid one with --scope.",
+)
+@click.option("--scope", "scopes", multiple=True, help="Scope of the token; repeatable.")
+@click.option("--address", default="", help="Network address of the caller.")
+@format_option
+@pass_context
+def explain(  # noqa: PLR0913, PLR0917  one argument an option
+    context: Context,
+    subject: str,
+    environment: str | None,
+    consumer: str | None,
+    key_word: str | None,
+    token: str | None,
+    scopes: tuple[str, ...],
+    address: str,
+    form: str,
+) -> None:
+    """Explain the gate of a pipeline, or what it decides about a caller.
+
+    Without a caller: each requirement and limit, with its source. With --consumer, --key, --token,
+    --scope or --address: whether that call is accepted, and the smallest change that lets it pass.
+    No call is made, and no credential is needed.
+    """
+    access = Snapshot(context.environment(environment), context.box)
+    access.read(context.engine)
+    catalog = context.host.catalog
+    identifiers = meant_by(subject, catalog.offered, ())
+    if len(identifiers) > 1:
+        raise UsageError(f"{subject} has several versions; name one: {', '.join(identifiers)}")
+    if not any((consumer, key_word, token, scopes, address)):
+        explained = explain_gate(catalog, context.host.evaluator, access, identifiers[0])
+        _show_gate(explained, form)
+        return
+    attempt = _attempt(context, identifiers[0], consumer, key_word, token, scopes, address)
+    explanation = explain_attempt(catalog, context.host.evaluator, access, context.engine, attempt)
+    document = explanation.document()
+    if form == "json":
+        show_json(document)
+    else:
+        _show_explanation(explanation)
+
+
+def _attempt(
+    context: Context,
+    pipeline: str,
+    consumer: str | None,
+    key_word: str | None,
+    token: str | None,
+    scopes: tuple[str, ...],
+    address: str,
+) -> Attempt:
+    key = None
+    if key_word == "unknown":
+        key = UNKNOWN_KEY
+    elif key_word is not None:
+        if consumer is None:
+            raise UsageError("--key needs the consumer of the key; add --consumer")
+        key = presented(key_of(context.engine, consumer, key_word))
+    sent = Token(token) if token is not None else (Token.VALID if scopes else Token.NONE)
+    return Attempt(pipeline, consumer, key, sent, frozenset(scopes), address)
+
+
+def _show_gate(explained: GateExplanation, form: str) -> None:
+    if form == "json":
+        show_json(
+            {
+                "pipeline": explained.pipeline,
+                "environment": explained.environment,
+                "state": explained.evaluation.state.value,
+                "facts": [_plain(fact) for fact in explained.facts],
+            }
+        )
+        return
+    click.echo(f"{explained.pipeline} in {explained.environment}")
+    show(explained.facts, form, ("name", "value", "source"), empty="its declaration has a fault")
+    if not explained.facts:
+        for violation in explained.evaluation.violations:
+            click.echo(f"{violation.reason}; {violation.fix}")
+
+
+def _plain(fact: Any) -> dict[str, str]:  # noqa: ANN401  a fact of a gate
+    return {name: getattr(fact, name) for name in ("group", "name", "value", "source")}
+
+
+def _show_explanation(explanation: Explanation) -> None:
+    decision = explanation.decision
+    click.echo(explanation.verdict())
+    if decision.reason:
+        click.echo(f"reason: {decision.reason}")
+    for number, change in enumerate(explanation.changes, 1):
+        click.echo(f"{number}. {change.actor}: {change.text}")
+        if change.command:
+            click.echo(f"   {change.command}")
+    if explanation.by_caller_alone:
+        click.echo("no change by an operator lets this call pass")
+    elif not explanation.complete:
+        click.echo("more may be needed after these changes")
+
+
+COMMANDS = (explain,)

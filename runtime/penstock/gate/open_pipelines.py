@@ -1,0 +1,71 @@
+"""What is exposed: who may call each pipeline, in all environments side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from penstock.gate.compliance import Evaluation
+from penstock.gate.evaluation import EvaluatedPipelines
+from penstock.gate.exposure import exposures
+
+
+class Reach(StrEnum):
+    """Who may call a pipeline."""
+
+    ANYONE = "anyone"
+    KEY_ALONE = "key alone"
+    MORE = "more than a key"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class ExposedPipeline:
+    """Who may call a pipeline on a listener, by environment.
+
+    `differs` is whether environments differ in reach or requirements, of those that serve it.
+    """
+
+    pipeline: str
+    listener: str
+    reach: Mapping[str, Reach]
+    requires: Mapping[str, frozenset[str]]
+    differs: bool
+
+    def reaches(self, *kinds: Reach) -> bool:
+        """Return whether any environment has one of these reaches."""
+        return any(reach in kinds for reach in self.reach.values())
+
+
+def reach_of(evaluation: Evaluation) -> Reach:
+    """Return who may call a pipeline on a listener."""
+    if not evaluation.served:
+        return Reach.CLOSED
+    if not evaluation.requires:
+        return Reach.ANYONE
+    return Reach.KEY_ALONE if evaluation.requires == {"api_key"} else Reach.MORE
+
+
+def exposed_pipelines(
+    evaluated: Mapping[str, EvaluatedPipelines], broken: frozenset[str]
+) -> list[ExposedPipeline]:
+    """Return who may call each pipeline over HTTP, by the evaluations of all environments."""
+    reaches: dict[tuple[str, str], dict[str, Evaluation]] = {}
+    for environment, item in evaluated.items():
+        for identifier, listener, evaluation in exposures(item.external, item.internal, broken):
+            if listener != "none":
+                reaches.setdefault((identifier, listener), {})[environment] = evaluation
+    return [
+        ExposedPipeline(
+            identifier,
+            listener,
+            {name: reach_of(item) for name, item in by_environment.items()},
+            {name: item.requires for name, item in by_environment.items() if item.served},
+            differs=len(
+                {item.requires if item.served else None for item in by_environment.values()}
+            )
+            > 1,
+        )
+        for (identifier, listener), by_environment in sorted(reaches.items())
+    ]

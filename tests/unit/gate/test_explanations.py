@@ -1,0 +1,339 @@
+"""Explanations: decided by the gate itself, and the smallest change that lets a call pass."""
+
+from __future__ import annotations
+
+import json
+import random
+import shlex
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout, suppress
+from dataclasses import dataclass, replace
+from io import StringIO
+from itertools import combinations
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from penstock import Call, HttpTrigger, Pipeline, Schedule, hookimpl, secret
+from penstock.access import api_keys, consumers, limits, pipelines, policies, variables
+from penstock.access.encryption import SecretBox, make_secret_key
+from penstock.access.environments import create_environment
+from penstock.access.presented_keys import keys_of
+from penstock.access.snapshot import Snapshot
+from penstock.cli.base import Context
+from penstock.db.engine import open_engine
+from penstock.errors import UsageError
+from penstock.gate.attempts import UNKNOWN_KEY, Attempt, PresentedKey, Token
+from penstock.gate.changes import Actor, Change, ChangeKind
+from penstock.gate.decisions import Examination
+from penstock.gate.explanations import Explanation, explain
+from penstock.gate.open_pipelines import Reach, exposed_pipelines
+from penstock.host.explanation import (
+    examination_of,
+    explain_gate,
+    presented,
+)
+from penstock.host.host import Host
+from penstock.settings import Settings
+from penstock.testing.database import create_database
+from penstock.testing.runtime import OPERATIONS
+
+NAMES = ("acme", "globex", "initech", "hooli")
+POLICIES = {"test": "api-key", "prod": "jwt-api-key", "lab": "any"}
+ADDRESSES = ("10.1.2.3", "10.9.1.1", "192.0.2.7", "2001:db8::1")
+TRIGGERS: dict[str, dict[str, Any]] = {
+    "open": {},
+    "keyed": {"api_key": True},
+    "both": {"api_key": True, "jwt": True},
+    "scoped": {"api_key": True, "jwt": True, "scopes": {"orders:read", "orders:write"}},
+    "login": {"api_key": True, "login": True},
+    "needy": {"api_key": True, "jwt": True},
+    "near": {"api_key": True, "jwt": True, "allow": "10.0.0.0/8", "deny": "10.9.0.0/16"},
+    "typed": {"basic": True, "api_key": True},
+}
+
+
+class Shop:
+    """A plugin with a pipeline for each kind of gate, and one without HTTP."""
+
+    @hookimpl
+    def penstock_pipelines(self) -> list[Pipeline]:
+        offered = [
+            Pipeline(
+                name,
+                version="1.0.0",
+                trigger=HttpTrigger(**trigger),
+                needs={"shop_url", secret("shop_token")} if name == "needy" else (),
+            )
+            for name, trigger in TRIGGERS.items()
+        ]
+        offered.append(Pipeline("nightly", version="1.0.0", trigger=Schedule("0 3 * * *")))
+        for pipeline in offered:
+            add = pipeline.post if pipeline.name == "nightly" else pipeline.get
+
+            @add("/")
+            def show(call: Call) -> dict[str, object]:
+                return {"consumer": call.caller.consumer}
+
+        return offered
+
+
+@dataclass
+class World:
+    """A database, the access data of three environments, and a source of chance."""
+
+    context: Context
+    snapshots: dict[str, Snapshot]
+    chance: random.Random
+
+    def examine(self, environment: str, attempt: Attempt) -> Examination:
+        host = self.context.host
+        access = self.snapshots[environment]
+        access.refresh(self.context.engine)
+        return examination_of(host.catalog, host.evaluator, access, self.context.engine, attempt)
+
+    def operate(self, command: str) -> str:
+        words = shlex.split(command)[1:]
+        with redirect_stdout(StringIO()) as output, mock.patch("sys.stdin", StringIO("value")):
+            OPERATIONS.main(words, obj=self.context, standalone_mode=False)
+        return output.getvalue()
+
+    def presented(self, consumer: str, environment: str) -> list[PresentedKey]:
+        return [presented(key) for key in keys_of(self.context.engine, consumer, environment)]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    url, secret_key = create_database(tmp_path_factory.mktemp("explain")), make_secret_key()
+    settings = Settings(database_url=url, secret_keys=(secret_key,), log_calls="none")
+    context = Context("test")
+    context.settings, context.engine = settings, open_engine(url)
+    context.box = SecretBox((secret_key,))
+    context.host = Host(settings, extra=[("shop", Shop())])
+    engine, offered = context.engine, context.host.catalog.offered
+    for name, policy in POLICIES.items():
+        create_environment(engine, "test", name, context.box)
+        policies.set_policy(engine, "test", name, policy, served={}, stopping=())
+    for name in NAMES:
+        consumers.create_consumer(engine, "test", name)
+        for environment in POLICIES:
+            consumers.associate(engine, "test", name, offered, environment, offered)
+            api_keys.create_key(engine, "test", name, environment)
+    snapshots = {name: Snapshot(name, context.box) for name in POLICIES}
+    yield World(context, snapshots, random.Random(16))
+    engine.dispose()
+
+
+def set_keys(
+    world: World, consumer: str, environment: str, change: Callable[[str], object]
+) -> None:
+    """Change all usable keys of a consumer in an environment."""
+    for key in world.presented(consumer, environment):
+        if key.state == "usable":
+            change(key.id)
+
+
+def break_something(world: World, environment: str) -> None:
+    """Withdraw something at random from one consumer or pipeline of an environment."""
+    engine, chance, offered = world.context.engine, world.chance, world.context.host.catalog.offered
+    who, pipeline = chance.choice(NAMES), f"v1/{chance.choice(list(TRIGGERS))}"
+    network = chance.choice(("10.9.0.0/16", "192.0.2.0/24", "10.0.0.0/8"))
+    on, off = {"enabled": True}, {"enabled": False}
+
+    def forget_variable() -> None:
+        with suppress(UsageError):
+            variables.unset_variable(engine, "test", environment, "shop_url")
+
+    def dissociate() -> None:
+        with suppress(UsageError):
+            consumers.dissociate(engine, "test", who, [pipeline], environment)
+
+    def disable_key(key: str) -> None:
+        api_keys.set_key_enabled(engine, "test", key, enabled=False)
+
+    chance.choice(
+        (
+            lambda: consumers.set_consumer_enabled(engine, "test", who, **off),
+            lambda: consumers.set_consumer_enabled(engine, "test", who, **on),
+            dissociate,
+            dissociate,
+            lambda: pipelines.set_pipeline_enabled(
+                engine, "test", environment, pipeline, offered, **off
+            ),
+            lambda: pipelines.set_login_flow(
+                engine, "test", environment, "v1/login", offered, designated=False
+            ),
+            lambda: set_keys(world, who, environment, disable_key),
+            lambda: set_keys(
+                world, who, environment, lambda key: api_keys.revoke_key(engine, "test", key)
+            ),
+            lambda: limits.set_networks(
+                engine, "test", who, environment, [network], allowed=chance.random() < 0.5
+            ),
+            forget_variable,
+            lambda: world.operate(
+                f"penstock secret set shop_token --env {environment} --pipeline v1/both"
+            ),
+        )
+    )()
+
+
+def attempt_by(world: World, environment: str) -> Attempt:
+    """Return a call at random: known and unknown callers, keys and tokens in all states."""
+    chance = world.chance
+    consumer = chance.choice((*NAMES, *NAMES, None))
+    keys: list[PresentedKey | None] = [None, UNKNOWN_KEY]
+    if consumer is not None:
+        keys += world.presented(consumer, environment) * 3
+        keys += world.presented(consumer, chance.choice(list(POLICIES)))
+    known, token = consumer is not None, chance.choice(list(Token))
+    scopes = [scope for scope in ("orders:read", "orders:write") if chance.random() < 0.5]
+    return Attempt(
+        f"v1/{chance.choice(list(TRIGGERS))}",
+        consumer,
+        chance.choice(keys),
+        token,
+        frozenset(scopes),
+        chance.choice(ADDRESSES),
+        frozenset({"basic"} if known and token is Token.NONE and chance.random() < 0.5 else ()),
+    )
+
+
+def after_commands(world: World, explanation: Explanation, environment: str) -> Explanation:
+    """Run the commands of an explanation, let the caller do the rest, and explain the call again.
+
+    What a developer changes is supposed: a test can't edit a plugin.
+    """
+    attempt = explanation.attempt
+    for change in explanation.changes:
+        if change.command:
+            world.operate(change.command)
+    if attempt.key is not None and attempt.consumer is not None:
+        fresh = (
+            {key.id: key for key in world.presented(attempt.consumer, attempt.key.environment)}
+            if attempt.key.environment
+            else {}
+        )
+        attempt = replace(attempt, key=fresh.get(attempt.key.id, attempt.key))
+    rest = [change for change in explanation.changes if change.actor is not Actor.OPERATOR]
+    decision = world.examine(environment, attempt).decide(rest)
+    return Explanation(attempt, decision, tuple(rest), decision.accepted)
+
+
+def smaller_than(changes: tuple[Change, ...]) -> Iterator[tuple[Change, ...]]:
+    """Yield all parts of a few changes; of many, those that lack one: effects only add up."""
+    sizes = range(len(changes)) if len(changes) <= 3 else [len(changes) - 1]
+    for size in sizes:
+        yield from combinations(changes, size)
+
+
+def test_thousand_rejections_pass_after_the_change_and_after_no_smaller_one(world: World) -> None:
+    """The commands of each kind of change are run; equal ones are supposed after three."""
+    rejected, kinds, applied = 0, set[ChangeKind](), Counter[frozenset[ChangeKind]]()
+    while rejected < 1000:
+        environment = world.chance.choice(list(POLICIES))
+        if rejected % 3 == 0:
+            break_something(world, environment)
+        examination = world.examine(environment, attempt_by(world, environment))
+        explanation = explain(examination)
+        if explanation.decision.accepted:
+            assert explanation.changes == ()
+            continue
+        rejected += 1
+        changes = explanation.changes
+        kinds |= {change.kind for change in changes}
+
+        assert explanation.complete, (explanation.attempt, explanation.decision, changes)
+        for smaller in smaller_than(changes):
+            assert not examination.decide(smaller).accepted, (smaller, changes)
+        kind = frozenset(change.kind for change in changes if change.command)
+        applied[kind] += 1
+        if applied[kind] > 3:  # these commands were run often enough
+            continue
+        again = after_commands(world, explanation, environment)
+        evaluation = again.decision.evaluation
+        assert again.decision.accepted, (again.decision.problem, evaluation.violations, changes)
+
+    assert kinds == set(ChangeKind) - {ChangeKind.OTHER}
+
+
+def test_a_wrong_key_is_a_matter_of_its_caller_and_no_credential_is_shown(world: World) -> None:
+    explained = explain(world.examine("test", Attempt("v1/keyed", None, UNKNOWN_KEY)))
+
+    assert explained.decision.problem == "invalid-api-key"
+    assert explained.by_caller_alone
+    shown = repr(explained) + repr(explained.document())
+    assert "pk_test_" not in shown.replace("pk_test_…", "")
+    assert "eyJ" not in shown
+
+
+def test_a_pipeline_without_a_gate_reads_as_one_that_runs_on_its_schedule(world: World) -> None:
+    host, access = world.context.host, world.snapshots["prod"]
+    access.refresh(world.context.engine)
+
+    facts = explain_gate(host.catalog, host.evaluator, access, "v1/nightly").facts
+
+    values = {fact.name: fact.value for fact in facts}
+    assert values["Calls"] == "Not called over HTTP; runs on its schedule"
+    assert values["Schedule"] == "0 3 * * * (UTC)"
+    assert "Largest body" not in values
+
+
+def test_each_requirement_names_the_policy_version_or_the_option_it_comes_from(
+    world: World,
+) -> None:
+    host, access = world.context.host, world.snapshots["prod"]
+    access.refresh(world.context.engine)
+
+    facts = explain_gate(host.catalog, host.evaluator, access, "v1/scoped").facts
+
+    sources = {fact.name: fact.source for fact in facts}
+    version = access.environment.policy_version
+    assert sources["token"].startswith(f"policy jwt-api-key, version {version} and jwt= on its")
+    assert sources["Scopes"] == "scopes= on its HttpTrigger"
+
+
+def test_exposure_says_who_may_call_in_each_environment_and_what_differs(world: World) -> None:
+    host = world.context.host
+    world.operate("penstock pipeline enable v1/open --env lab")
+    evaluated = {
+        name: host.evaluator.evaluate_environment(world.context.engine, name, world.context.box)[1]
+        for name in POLICIES
+    }
+
+    exposed = {item.pipeline: item for item in exposed_pipelines(evaluated, host.catalog.broken)}
+
+    assert exposed["v1/open"].reach["test"] is Reach.CLOSED
+    assert exposed["v1/open"].reach["lab"] is Reach.ANYONE
+    assert exposed["v1/open"].differs
+    assert "v1/nightly" not in exposed
+
+
+def test_the_commands_explain_a_gate_a_made_up_call_and_what_is_exposed(world: World) -> None:
+    for command in (
+        "key create hooli --env lab",
+        "consumer enable hooli",
+        "pipeline enable v1/keyed --env lab",
+    ):
+        world.operate(f"penstock {command}")
+    key = next(key for key in world.presented("hooli", "lab") if key.state == "usable")
+    world.operate("penstock consumer associate hooli v1/keyed --env lab")
+    world.operate("penstock consumer dissociate hooli v1/keyed --env lab")
+
+    gate = json.loads(world.operate("penstock explain keyed --env lab --format json"))
+    call = json.loads(
+        world.operate(
+            f"penstock explain keyed --env lab --consumer hooli --key {key.id} --format json"
+        )
+    )
+
+    assert {fact["name"] for fact in gate["facts"]} >= {"API key", "Time limit", "Largest body"}
+    assert call["problem"] == "not-associated"
+    command = "penstock consumer associate hooli v1/keyed --env lab"
+    assert [change["command"] for change in call["changes"]] == [command]
+    exposed = json.loads(world.operate("penstock exposure --format json"))
+    assert "v1/keyed" in {item["pipeline"] for item in exposed}
+    with pytest.raises(UsageError, match="--key needs the consumer"):
+        world.operate("penstock explain keyed --env lab --key abcd")
