@@ -43,7 +43,7 @@ class ApiKeys(Authenticator):
         for header in self._headers:
             value = head.header(header)
             if value is not None:
-                sent.update(part.strip(OWS) for part in value.split(","))
+                sent.update([part.strip(OWS) for part in value.split(",")])
         for parameter in QUERY:
             for value in head.query(parameter):
                 if not access.environment.keys_in_query:

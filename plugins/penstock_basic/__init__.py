@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import threading
 from collections import OrderedDict
-from dataclasses import replace
 from hashlib import sha256
 
 from argon2 import PasswordHasher
@@ -85,7 +84,7 @@ class Basic(Authenticator):
             raise CredentialRejected(
                 f"{stored.id} is not of the consumer that the other credentials prove"
             )
-        return replace(caller, consumer=consumer.name, consumer_id=consumer.id)
+        return caller.replace(consumer=consumer.name, consumer_id=consumer.id)
 
     def _matches(self, hashed: str, password: str) -> bool:
         digest = sha256(f"{hashed}\0{password}".encode()).digest()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 
@@ -66,7 +65,7 @@ class Certificates(Authenticator):
             caller.consumer_id is not None and caller.consumer_id != consumer.id
         ):
             raise CredentialRejected("not of the consumer that the other credentials prove")
-        return replace(caller, consumer=consumer.name, consumer_id=consumer.id)
+        return caller.replace(consumer=consumer.name, consumer_id=consumer.id)
 
     def enrol(self, name: str, secret: str) -> tuple[str, bytes]:  # noqa: ARG002  a certificate has no secret here
         """Return the name under which a certificate is stored, without a secret.

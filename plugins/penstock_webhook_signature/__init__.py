@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from hmac import compare_digest, digest
 from inspect import getdoc
 
@@ -109,7 +108,7 @@ class Signature(Authenticator):
             raise CredentialRejected(
                 f"{signer.id} is not of the consumer that the other credentials prove"
             )
-        return replace(caller, consumer=consumer.name, consumer_id=consumer.id)
+        return caller.replace(consumer=consumer.name, consumer_id=consumer.id)
 
     def once(self, credential: str, body: bytes, head: RequestHead) -> Once | None:  # noqa: ARG002  the message is enough
         """Return the signed message as unique for as long as its moment is accepted.

@@ -167,7 +167,7 @@ MUTATIONS = (
     mutation("a pipeline's networks are not looked at", ADMISSION, "networks is not None\n            and evaluated.gate is not CLOSED", "False", "tests/unit/access/test_limits.py", "takes_calls_from_its_networks"),
     mutation("a consumer's networks are not looked at", ADMISSION, "access.networks\n            and caller.consumer_id in access.networks\n", "False\n", "tests/unit/access/test_limits.py", "its_networks_alone"),
     mutation("rates are not counted", ADMISSION, "if trigger.rate or access.limits:", "if False:", "tests/unit/gate/test_rates.py tests/unit/access/test_limits.py", "one_call_too_many or stands_in_place"),
-    mutation("bad credentials are not counted", ADMISSION, "services is not None\n                and isinstance(error.__cause__, CredentialRejected)\n                and not error.counted", "False", "tests/unit/gate/test_rates.py", "fails_too_often"),
+    mutation("bad credentials are not counted", ADMISSION, "isinstance(error.__cause__, CredentialRejected) and not error.counted", "False", "tests/unit/gate/test_rates.py", "fails_too_often"),
     mutation("any peer is believed whom it calls for", "runtime/penstock/http/addresses.py", "if not from_trusted_proxy(environ, proxies):", "if False:", "tests/unit/gate/test_rates.py", "header_means_nothing or believed"),
     # API keys.
     mutation("a disabled or revoked key is usable", API_KEY, "if key is None or not key.usable:", "if key is None:", KEY_TESTS, "usable or disabled_key"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -35,7 +36,6 @@ SOURCE = "".join(
     path.read_text(encoding="utf-8")
     for path in sorted((ROOT / "runtime" / "penstock").rglob("*.py"))
 )
-EVENTS = [re.compile(re.escape(event.text).replace("…", ".*")) for event in events()]
 ALL = [README, *PAGES]
 OF_PLUGINS = {"penstock has no command hello"}  # the example of how-to/extend-penstock
 
@@ -90,8 +90,14 @@ def test_every_event_of_the_log_exists(page: Path) -> None:
     assert {
         event
         for event in quoted_events(text_of(page))
-        if event not in SOURCE and not any(pattern.match(event) for pattern in EVENTS)
+        if event not in SOURCE and not any(pattern.match(event) for pattern in event_patterns())
     } == set()
+
+
+@cache
+def event_patterns() -> list[re.Pattern[str]]:
+    """Return what matches the events that the code logs; reading them takes seconds."""
+    return [re.compile(re.escape(event.text).replace("…", ".*")) for event in events()]
 
 
 def quoted_events(text: str) -> set[str]:

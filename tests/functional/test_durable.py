@@ -277,7 +277,7 @@ def test_a_run_that_kills_its_workers_is_given_up(sqlite_place: Place, serve: Se
     server = serve(place, worker=1)
 
     location = server.call("POST", "/v1/jobs/deadly", key=key).headers["Location"]
-    document = until(over(server, location, key), 100)
+    document = until(over(server, location, key))
 
     assert (document["status"], document["problem"]["type"]) == ("failed", "given-up")
     assert noted(place).count("deadly") == 2
@@ -302,8 +302,8 @@ def test_runs_beside_one_that_kills_its_workers_do_not_fall_with_it(
     ]
     until(lambda: sum("first begins" in line for line in noted(place)) == 2)
     deadly = server.call("POST", "/v1/jobs/deadly", key=key).headers["Location"]
-    ended = until(over(server, deadly, key), 150)
-    others = [until(over(server, location, key), 150) for location in innocent]
+    ended = until(over(server, deadly, key))
+    others = [until(over(server, location, key)) for location in innocent]
 
     assert (ended["status"], ended["problem"]["type"]) == ("failed", "given-up")
     assert [document["status"] for document in others] == ["succeeded"] * 2
@@ -481,7 +481,7 @@ def test_a_run_that_takes_too_long_is_timed_out(sqlite_place: Place, serve: Serv
     server = serve(place, worker=1)
 
     location = server.call("POST", "/v1/short/", key=key).headers["Location"]
-    document = until(over(server, location, key), 20)
+    document = until(over(server, location, key))
 
     assert (document["status"], document["problem"]["type"]) == ("timed_out", "timed-out")
 

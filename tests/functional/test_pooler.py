@@ -105,7 +105,7 @@ def test_calls_runs_and_changes_work_through_a_pooler(
     accepted, answered = calls(server, key.key, "POST", 100), calls(server, key.key, "GET", 100)
     assert server.call("GET", "/v1/sound/", key=spare.key).status_code == 200
     assert pooled.run("key", "revoke", spare.id).returncode == 0
-    until(lambda: server.call("GET", "/v1/sound/", key=spare.key).status_code == 401, 5)
+    until(lambda: server.call("GET", "/v1/sound/", key=spare.key).status_code == 401)
 
     assert (set(accepted), set(answered)) == ({202}, {200})
     until(lambda: statuses(direct) == Counter(succeeded=accepted.total()))

@@ -222,7 +222,7 @@ def test_a_stop_within_a_reload_leaves_workers_that_answer(open_place: Place, se
     (open_place.folder / "plugins" / "slow.py.slow").touch()
 
     server.process.send_signal(signal.SIGHUP)
-    until(lambda: server.log.read_text().count("Booting worker") == 2, 20)
+    until(lambda: server.log.read_text().count("Booting worker") == 2)
     server.process.send_signal(signal.SIGTERM)
     time.sleep(1)
 
@@ -236,7 +236,7 @@ def test_a_stop_within_a_reload_does_not_wait_for_the_calls_of_old_workers(
     connection = dial(server, get("/v1/slow/8"))
     time.sleep(0.5)
     server.process.send_signal(signal.SIGHUP)
-    until(lambda: server.log.read_text().count('"event": "loaded"') == 2, 20)
+    until(lambda: server.log.read_text().count('"event": "loaded"') == 2)
     time.sleep(1)  # the old worker is stopping, and waits for its call
 
     server.process.send_signal(signal.SIGTERM)

@@ -107,7 +107,7 @@ def test_a_silent_database_is_reported_once_and_its_age_grows(
 
     own_postgres.pause()
     try:
-        until(lambda: "has not answered since" in server.log.read_text(), 20)
+        until(lambda: "has not answered since" in server.log.read_text())
         until(lambda: inside.metrics()["penstock_database_up"] == 0)
         first = inside.metrics()["penstock_snapshot_age_seconds"]
         until(lambda: inside.metrics()["penstock_snapshot_age_seconds"] > first + 0.5)
@@ -139,9 +139,7 @@ def test_a_worker_that_starts_while_it_is_away_knows_what_was_revoked(
     own_postgres.stop()
     (worker,) = {line["pid"] for line in lines(server) if line["event"] == "loaded"}
     os.kill(worker, signal.SIGKILL)
-    until(
-        lambda: len({line["pid"] for line in lines(server) if line["event"] == "loaded"}) == 2, 30
-    )
+    until(lambda: len({line["pid"] for line in lines(server) if line["event"] == "loaded"}) == 2)
     during = [(answers(server, key), answers(server, revoked.key)) for _ in range(10)]
 
     assert set(during) == {(200, 401)}
@@ -169,15 +167,15 @@ def test_counts_outlive_reloads_and_their_folder_does_not_grow_or_stay(
     for number in range(3):
         assert [answers(server, key) for _ in range(5)] == [200] * 5
         total += 5
-        until(lambda: counted() == total, 20)  # noqa: B023  it is asked at once
+        until(lambda: counted() == total)  # noqa: B023  it is asked at once
         server.process.send_signal(signal.SIGHUP)
-        until(lambda: server.log.read_text().count("Worker exiting") > number, 60)  # noqa: B023  as above
-        until(lambda: counted() == total, 20)  # noqa: B023  as above
+        until(lambda: server.log.read_text().count("Worker exiting") > number)  # noqa: B023  as above
+        until(lambda: counted() == total)  # noqa: B023  as above
         until(lambda: "penstock_workers" in inside.metrics())
         sizes.append(len(list(folder.iterdir())))
 
     # The old ones may still be ending.
-    until(lambda: len(list(folder.iterdir())) <= sizes[0] + 2, 20)
+    until(lambda: len(list(folder.iterdir())) <= sizes[0] + 2)
     server.process.send_signal(signal.SIGKILL)
     server.process.wait(20)
     until(lambda: not owners(folder))

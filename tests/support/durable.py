@@ -52,8 +52,11 @@ def noted(place: Place) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def until(says: Callable[[], Any], seconds: float = 60) -> Any:
-    """Wait until something is so, and return it."""
+def until(says: Callable[[], Any], seconds: float = 180) -> Any:
+    """Wait until something is so, and return it.
+
+    The bound is for a busy machine: it costs nothing where the thing comes.
+    """
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := says():

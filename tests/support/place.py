@@ -41,7 +41,8 @@ def upgrade(url: str) -> None:
 
 def wait_for(url: str, process: subprocess.Popen[Any] | Started | None = None) -> None:
     """Wait until somebody answers at a URL, for as long as the process lives."""
-    for _ in range(600):
+    end = time.monotonic() + 180
+    while time.monotonic() < end:
         if process is not None and process.poll() is not None:
             raise AssertionError(f"the server ended with {process.returncode}")
         try:

@@ -137,7 +137,7 @@ class PgBouncer:
             cwd="/",
             **more,
         )
-        for _ in range(100):
+        for _ in range(1200):
             with suppress(OSError):
                 socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
                 return
@@ -174,7 +174,7 @@ class Redis:
 
     def start(self) -> None:
         self._process = subprocess.Popen(self._command)
-        for _ in range(100):
+        for _ in range(1200):
             try:
                 socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
             except OSError:

@@ -36,11 +36,10 @@ def _environ_key(name: str) -> str:
 class RequestHead:
     """The head of a request, before its body is read: the input of an authenticator.
 
-    `pipeline` is the id of the called pipeline. `authorization` is scheme in lower case and
-    credential of the header `Authorization` (RFC 9110 section 11.6.2), or None.
+    `pipeline` is the id of the called pipeline.
     """
 
-    __slots__ = ("_certificate", "_environ", "authorization", "pipeline")
+    __slots__ = ("_certificate", "_environ", "pipeline")
 
     def __init__(
         self,
@@ -50,9 +49,13 @@ class RequestHead:
     ) -> None:
         self._environ = environ
         self._certificate = certificate
-        header = environ.get("HTTP_AUTHORIZATION")
-        self.authorization = split_authorization(header) if isinstance(header, str) else None
         self.pipeline = pipeline
+
+    @property
+    def authorization(self) -> tuple[str, str] | None:
+        """Scheme, in lower case, and credential of `Authorization` (RFC 9110 section 11.6.2)."""
+        header = self._environ.get("HTTP_AUTHORIZATION")
+        return split_authorization(header) if isinstance(header, str) else None
 
     @property
     def certificate(self) -> bytes | None:

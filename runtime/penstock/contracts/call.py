@@ -11,6 +11,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qs
 
+import msgspec
+
 from penstock.contracts.forms import Fields, close_files
 from penstock.contracts.steps import runner
 from penstock.contracts.variables import Secret
@@ -21,8 +23,7 @@ if TYPE_CHECKING:
     import httpx
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(msgspec.Struct, frozen=True):
     """The caller that the credentials proved; all fields are empty for an anonymous caller.
 
     `consumer` is the consumer's name. `subject` is the token's `sub` (RFC 7519), `scopes` its
@@ -34,7 +35,16 @@ class Caller:
     key_id: str | None = None
     subject: str | None = None
     scopes: frozenset[str] = frozenset()
-    claims: Mapping[str, object] = field(default_factory=dict, repr=False)
+    claims: Mapping[str, object] = {}  # msgspec copies defaults
+
+    def replace(self, **changes: Any) -> Caller:  # noqa: ANN401  of any field
+        """Return a copy with some fields changed, for an authenticator that proves more."""
+        return msgspec.structs.replace(self, **changes)
+
+    def __repr__(self) -> str:
+        """Return all fields but the claims, which may hold personal data."""
+        shown = (f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__[:-1])
+        return f"Caller({', '.join(shown)})"
 
 
 ANONYMOUS = Caller()

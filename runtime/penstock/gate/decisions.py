@@ -171,7 +171,7 @@ def _examined(item: RegisteredAuthenticator, supposed: Supposed) -> RegisteredAu
         consumer = supposed.consumer
         if consumer is None:
             raise CredentialRejected("its consumer is not known")
-        return replace(caller, consumer=consumer.name, consumer_id=consumer.id)
+        return caller.replace(consumer=consumer.name, consumer_id=consumer.id)
 
     return replace(
         item,

@@ -56,6 +56,8 @@ def _too_large(limit: int) -> Refusal:
 class _Incoming:
     """A body as a stream. At most one byte more than the limit is read."""
 
+    __slots__ = ("_input", "_length", "_limit", "_read")
+
     def __init__(self, environ: Environ, limit: int) -> None:
         length = environ.get("CONTENT_LENGTH")
         self._input = environ["wsgi.input"]

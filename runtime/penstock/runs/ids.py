@@ -40,11 +40,11 @@ def millis_of(run: str) -> int:
 
 
 def _uuid7(millis: int, bits: int) -> str:
-    value = millis << 80 | bits
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    variant = bits >> 48 & 0x3FFF | 0x8000
+    return (
+        f"{millis >> 16:08x}-{millis & 0xFFFF:04x}-7{bits >> 64 & 0xFFF:03x}-{variant:04x}"
+        f"-{bits & 0xFFFFFFFFFFFF:012x}"
+    )
 
 
 def is_run_id(text: str) -> bool:

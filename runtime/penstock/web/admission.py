@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from functools import partial
 
 from penstock.access.snapshot import Snapshot
@@ -84,7 +84,7 @@ class Admission:
         now, trigger = time.time(), endpoint.pipeline.trigger
         if exchange.deadline is None:
             exchange.deadline = time.monotonic() + trigger.timeout
-        caller = self._pass_gate(evaluated.gate, exchange, endpoint, body, access, now)
+        caller = self._pass_gate(services, evaluated.gate, exchange, endpoint, body, access, now)
         exchange.caller = caller
         if (
             access.networks
@@ -100,6 +100,7 @@ class Admission:
 
     def _pass_gate(
         self,
+        services: Services,
         gate: Gate,
         exchange: Exchange,
         endpoint: Endpoint,
@@ -107,18 +108,16 @@ class Admission:
         access: Snapshot,
         now: float,
     ) -> Caller:
-        environ, services = exchange.environ, self._services()
+        environ = exchange.environ
         head = RequestHead(environ, exchange.place.pipeline, self._certificate)
         signed = partial(self._read_signed, exchange, body) if gate.reads_body else bytes
         claim = partial(self._claim, exchange, endpoint) if gate.counts_once else None
         try:
-            return gate.admit(head, access, now, signed, partial(self._guess, environ), claim)
+            return gate.admit(
+                head, access, now, signed, partial(self._guess, services, environ), claim
+            )
         except Refusal as error:
-            if (
-                services is not None
-                and isinstance(error.__cause__, CredentialRejected)
-                and not error.counted
-            ):
+            if isinstance(error.__cause__, CredentialRejected) and not error.counted:
                 services.limiter.fail(access.environment.name, self._address(environ))
             raise
         except PluginFault as fault:
@@ -151,14 +150,9 @@ class Admission:
         if rates:
             exchange.rates = services.limiter.count(rates, caller, self._address(exchange.environ))
 
-    def _guess(self, environ: Environ) -> AbstractContextManager[Guess]:
+    def _guess(self, services: Services, environ: Environ) -> AbstractContextManager[Guess]:
         """Return what counts a check of a credential that can be guessed."""
-        services = self._services()
-        return (
-            nullcontext(Guess())
-            if services is None
-            else services.limiter.guess(self._settings.environment, self._address(environ))
-        )
+        return services.limiter.guess(self._settings.environment, self._address(environ))
 
     def _claim(
         self, exchange: Exchange, endpoint: Endpoint, kind: str, caller: Caller, once: Once

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
+from threading import BoundedSemaphore
 
 from penstock.contracts.call import Call
 from penstock.endpoints.endpoint import Endpoint
@@ -107,50 +108,56 @@ class CallLimits:
 
         The room is given back when the work really ends, which may be after the deadline.
         """
-        answer = self._answer_of(exchange, endpoint, call, runner, handle)
+        key = idempotency_key(exchange, endpoint, call.caller, call.environment)
+        direct = key is None and not endpoint.route.durable
+        if direct and exchange.repeats:  # no reply is stored: see still_running
+            raise still_running()
+        work = handle if direct else self._stored(exchange, endpoint, call, runner, handle, key)
         slots = self._catalog.slots.get(exchange.place.pipeline)
-        if slots is not None and not slots.acquire(blocking=False):
-            raise Refusal(
-                503,
-                "pipeline-busy",
-                "This pipeline has no room for another call at the moment.",
-                headers=[("Retry-After", "1")],
-            )
-
-        def work() -> Answer:
-            try:
-                return answer()
-            finally:
-                call.end()
-                if slots is not None:
-                    slots.release()
-
+        if slots is not None:
+            if not slots.acquire(blocking=False):
+                raise Refusal(
+                    503,
+                    "pipeline-busy",
+                    "This pipeline has no room for another call at the moment.",
+                    headers=[("Retry-After", "1")],
+                )
+            work = partial(_work_in_slot, work, slots)
+        if direct:
+            exchange.runner = runner
         return work
 
-    def _answer_of(
-        self, exchange: Exchange, endpoint: Endpoint, call: Call, runner: Inline, handle: Handle
+    def _stored(
+        self,
+        exchange: Exchange,
+        endpoint: Endpoint,
+        call: Call,
+        runner: Inline,
+        handle: Handle,
+        key: tuple[str, ...] | None,
     ) -> Handle:
-        """Return where the answer comes from: a durable run, a stored reply or the handler."""
+        """Return what accepts a durable run, or answers with a stored reply where there is one."""
         services = self._services()
         if services is None:
             raise unavailable()
-        key = idempotency_key(exchange, endpoint, call.caller, call.environment)
-        if endpoint.route.durable:
-            return partial(accept, services, self._view, exchange, endpoint, call, key)
 
         def run() -> Answer:
-            # No reply is stored: the first call still runs, or ended with its process.
             if exchange.repeats:
                 raise still_running()
             exchange.runner = runner
             return handle()
 
-        if key is None:
-            return run
-        form = endpoint.body is not None and endpoint.body.form
-        timeout = endpoint.pipeline.trigger.timeout
-        store = services.idempotency
-        return lambda: store.once(key, fingerprint(call, form=form), timeout, run)
+        def answer() -> Answer:
+            try:
+                if key is None or endpoint.route.durable:
+                    return accept(services, self._view, exchange, endpoint, call, key)
+                form = endpoint.body is not None and endpoint.body.form
+                timeout = endpoint.pipeline.trigger.timeout
+                return services.idempotency.once(key, fingerprint(call, form=form), timeout, run)
+            finally:
+                call.end()
+
+        return answer
 
     def _answer_late(self, exchange: Exchange) -> bytes:
         """Return the response on the wire to a call whose deadline passed or whose process ends.
@@ -175,6 +182,13 @@ class CallLimits:
         self._log.write_late(exchange, outcome)
         body = b"" if exchange.method == "HEAD" else outcome.body
         return closing_response(status_line(outcome.status), outcome.headers, body)
+
+
+def _work_in_slot(work: Handle, slots: BoundedSemaphore) -> Answer:
+    try:
+        return work()
+    finally:
+        slots.release()
 
 
 def _read_body(endpoint: Endpoint, call: Call) -> object:

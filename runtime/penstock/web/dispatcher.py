@@ -123,7 +123,7 @@ class Dispatcher:
         self, environ: Environ, start_response: StartResponse, match: Match
     ) -> Iterable[bytes]:
         """Answer one call, or return ResumeAfterBody where its body is needed first."""
-        return self._proceed(Exchange(environ, *match), start_response)
+        return self._proceed(Exchange.of(environ, *match), start_response)
 
     def _proceed(self, exchange: Exchange, start_response: StartResponse) -> Iterable[bytes]:
         try:
@@ -207,7 +207,7 @@ class Dispatcher:
     def _call(self, exchange: Exchange, endpoint: Endpoint, caller: Caller, body: Body) -> Call:
         """Return the call that the handler gets, once its body is there."""
         environ, pipeline = exchange.environ, endpoint.pipeline
-        withheld = self._catalog.withheld
+        withheld, query = self._catalog.withheld, request_query(environ)
         if exchange.call is None:
             forward_token = pipeline.trigger.forward_token and bool(caller.claims)
             exchange.call = self._calls.create(
@@ -222,8 +222,8 @@ class Dispatcher:
                     if exchange.values
                     else None
                 ),
-                query_string=withheld.query(
-                    request_query(environ), lambda: request_headers(environ)
+                query_string=(
+                    withheld.query(query, lambda: request_headers(environ)) if query else ""
                 ),
                 content_type=environ.get("CONTENT_TYPE", ""),
                 traceparent=environ.get("HTTP_TRACEPARENT"),

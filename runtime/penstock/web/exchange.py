@@ -6,6 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from penstock.access.replay_guard import MessageClaim
 from penstock.contracts.call import Call, Caller
 from penstock.contracts.masks import masked
@@ -20,58 +22,43 @@ from penstock.settings import Settings
 Environ = dict[str, Any]
 
 
-class Exchange:
+class Exchange(msgspec.Struct, eq=False):
     """The state of one call.
 
-    `run` is the id of its run and `request_id` the caller's own. `caller` is set once the gate has
-    accepted the call, `runner` once its handler begins. `deadline` is a `time.monotonic()` reading.
+    `values` are those of the path's parameters. `run` is the id of its run and `request_id` the
+    caller's own. `began` is a `time.perf_counter()` reading and `deadline` a `time.monotonic()`
+    one. `caller` is set once the gate has accepted the call, `runner` once its handler begins.
     `claims` are of messages that count once. `refusal` is what the watchdog answered while the
     handler was still busy, and `close` says that the connection ends with the reply.
     """
 
-    __slots__ = (
-        "awaits_body",
-        "began",
-        "call",
-        "caller",
-        "claims",
-        "close",
-        "deadline",
-        "endpoint",
-        "environ",
-        "method",
-        "place",
-        "rates",
-        "recorded",
-        "refusal",
-        "request_id",
-        "run",
-        "runner",
-        "values",
-    )
+    environ: Environ
+    place: Place
+    values: list[str]
+    method: str
+    run: str
+    request_id: str | None
+    began: float
+    endpoint: Endpoint | None = None
+    caller: Caller | None = None
+    call: Call | None = None
+    runner: Inline | None = None
+    deadline: float | None = None
+    claims: tuple[MessageClaim, ...] = ()
+    rates: list[tuple[str, str]] = []  # msgspec copies defaults
+    awaits_body: bool = False
+    recorded: bool = False
+    close: bool = False
+    refusal: Refusal | None = None
 
-    def __init__(self, environ: Environ, place: Place, values: list[str]) -> None:
-        self.began = time.perf_counter()
-        self.environ = environ
-        self.place = place
-        self.values = values  # of the path's parameters
-        self.method: str = environ["REQUEST_METHOD"]
-        self.run = new_run_id()
+    @classmethod
+    def of(cls, environ: Environ, place: Place, values: list[str]) -> Exchange:
+        """Return the state of a call that arrives now."""
+        began = time.perf_counter()
         sent = environ.get("HTTP_X_REQUEST_ID")
-        self.request_id = (
-            sent if sent and REQUEST_ID.fullmatch(sent) and masked(sent) == sent else None
-        )
-        self.endpoint: Endpoint | None = None
-        self.caller: Caller | None = None
-        self.call: Call | None = None
-        self.runner: Inline | None = None
-        self.deadline: float | None = None
-        self.claims: tuple[MessageClaim, ...] = ()
-        self.rates: list[tuple[str, str]] = []
-        self.awaits_body = False
-        self.recorded = False
-        self.close = False
-        self.refusal: Refusal | None = None
+        request_id = sent if sent and REQUEST_ID.fullmatch(sent) and masked(sent) == sent else None
+        method = environ["REQUEST_METHOD"]
+        return cls(environ, place, values, method, new_run_id(), request_id, began)
 
     @property
     def repeats(self) -> bool:
@@ -79,7 +66,7 @@ class Exchange:
 
         Such a copy may have the stored reply alone.
         """
-        return not all(claim.owned for claim in self.claims)
+        return bool(self.claims) and not all(claim.owned for claim in self.claims)
 
     @property
     def seconds(self) -> float:

@@ -359,7 +359,7 @@ def pids(server: Server) -> list[int]:
     ]
 
 
-def until(stored_key: Callable[[], bool], seconds: float = 15) -> None:
+def until(stored_key: Callable[[], bool], seconds: float = 180) -> None:
     end = time.monotonic() + seconds
     while not stored_key():
         assert time.monotonic() < end

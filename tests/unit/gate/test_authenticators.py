@@ -188,7 +188,7 @@ def test_an_authenticator_can_not_put_another_consumer_in_place_of_the_one_that_
     world: World,
 ) -> None:
     def verify(_: object, __: object, caller: Caller, ___: object) -> Caller:
-        return replace(caller, consumer="acme", consumer_id=world.ids["acme"])
+        return caller.replace(consumer="acme", consumer_id=world.ids["acme"])
 
     assert (
         admitted(world, Rogue(lambda *_: "x", verify), world.keys["acme"], required=True)
@@ -201,7 +201,7 @@ def test_an_authenticator_can_not_put_another_consumer_in_place_of_the_one_that_
 
 def test_scopes_that_agree_to_everything_allow_nothing(world: World) -> None:
     def verify(_: object, __: object, caller: Caller, ___: object) -> Caller:
-        return replace(caller, scopes=Agreeable())
+        return caller.replace(scopes=Agreeable())
 
     assert (
         admitted(
