@@ -174,7 +174,7 @@ def test_a_key_is_disabled_enabled_rotated_and_revoked(console_app: Make) -> Non
     assert "Expired and revoked keys (1)" in oli.text("/consumers/acme")
     (successor,) = (
         key
-        for key in api_keys.list_keys(console.place.engine, consumer="acme")
+        for key in api_keys.list_keys(console.place.engine, KeyQuery(consumer="acme"))
         if key.state == "usable"
     )
     assert f"Revoke key pk_test_…{shown_key(rotated.text)[-4:]} of acme?" in oli.text(
