@@ -43,18 +43,18 @@ PAGES = (
     "/pipelines/v1/p7/points?span=week",
     "/consumers", "/consumers?after=c0500", "/consumers?find=77", "/consumers/c0007",
     "/consumers/c0007/pipelines",
-    "/policies", "/policies/test", "/policies/test/change?policy=api-key",
-    "/policies/test/change?policy=any", "/policies/prod/change?policy=any",
-    "/runs", "/runs/rows", "/runs?until=2020-01-01T00:00", "/runs?pipeline=p7",
-    "/runs?consumer=c0007", "/runs?status=failed",
-    "/runs?status=timed_out", "/runs?pipeline=p7&status=failed", "/runs?pipeline=p7&consumer=c0008",
-    "/runs?consumer=c0007&status=timed_out",
-    "/runs?pipeline=p7&status=timed_out",
-    "/runs?status=succeeded&since=3600", "/runs?id=no-such-request",
-    f"/runs?before={first_id(time.time() - 80_000)}", "/runs/{run}",
+    "/policies", "/e/test/policy", "/e/test/policy/change?policy=api-key",
+    "/e/test/policy/change?policy=any", "/e/prod/policy/change?policy=any",
+    "/e/test/runs", "/e/test/runs/rows", "/e/test/runs?until=2020-01-01T00:00",
+    "/e/test/runs?pipeline=p7", "/e/test/runs?consumer=c0007", "/e/test/runs?status=failed",
+    "/e/test/runs?status=timed_out", "/e/test/runs?pipeline=p7&status=failed",
+    "/e/test/runs?pipeline=p7&consumer=c0008", "/e/test/runs?consumer=c0007&status=timed_out",
+    "/e/test/runs?pipeline=p7&status=timed_out", "/e/test/runs?status=succeeded&since=3600",
+    "/e/test/runs?id=no-such-request",
+    f"/e/test/runs?before={first_id(time.time() - 80_000)}", "/e/test/runs/{run}",
     "/audit", "/audit?actor=unknown", "/audit?subject=c0007", "/audit?action=limit",
     "/audit?action=run:purged", "/audit?actor=x&before=40000",
-    "/tokens", "/limits", "/limits?consumer=c0007", "/settings",
+    "/e/test/tokens", "/e/test/limits", "/e/test/limits?consumer=c0007", "/e/test/settings",
 )  # fmt: skip
 PLUGIN = f"""
 from penstock import Call, HttpTrigger, Pipeline, hookimpl
@@ -225,7 +225,9 @@ def main() -> None:
             f"{ROOT}/sign-in", data={"name": "ann", "password": PASSWORD, "csrf_token": token}
         )
         newest = (
-            client.get(f"{ROOT}/runs").text.partition(f'href="{ROOT}/runs/')[2].partition('"')[0]
+            client.get(f"{ROOT}/e/test/runs")
+            .text.partition(f'href="{ROOT}/e/test/runs/')[2]
+            .partition('"')[0]
         )
         for page in (page.format(run=newest) for page in PAGES):
             took = []

@@ -23,7 +23,8 @@ __all__ = ["engine", "oli", "runtime"]
 def test_empty_pages_name_the_next_step(runtime: Runtime) -> None:
     vic = ConsoleClient.of(runtime, "vic")
     page = " ".join(
-        words_of(vic.get(path, env="prod").text) for path in ("/tokens", "/limits", "/settings")
+        words_of(vic.get(path).text)
+        for path in ("/e/prod/tokens", "/e/prod/limits", "/e/prod/settings")
     )
 
     for text in (
@@ -44,22 +45,26 @@ def test_a_viewer_sees_no_buttons_and_what_is_sent_changes_nothing(
     vic = ConsoleClient.of(runtime, "vic")
     before = len(audit.events(engine, limit=100))
     forms = {
-        "/tokens/flows/v1/login/designate": {},
-        "/tokens/keys/rotate": {},
-        "/tokens/revoke": {"jti": "a"},
-        "/tokens/issuers/new": {
+        "/e/test/tokens/flows/v1/login/designate": {},
+        "/e/test/tokens/keys/rotate": {},
+        "/e/test/tokens/revoke": {"jti": "a"},
+        "/e/test/tokens/issuers/new": {
             "issuer": "https://id.example",
             "audience": "p",
             "found": "discovery",
             "whose": "claim",
         },
-        "/limits/new": {"consumer": "acme", "rate": "900/second", "by": "consumer"},
-        "/limits/remove": {"consumer": "acme", "pipeline": ""},
-        "/limits/networks/new": {"consumer": "acme", "networks": "0.0.0.0/0", "allowed": "yes"},
-        "/settings/variables/region/unset": {},
-        "/settings/secrets/new": {"name": "a", "value": "b"},
-        "/settings/fields/add": {"fields": "a"},
-        "/settings/callbacks/new": {
+        "/e/test/limits/new": {"consumer": "acme", "rate": "900/second", "by": "consumer"},
+        "/e/test/limits/remove": {"consumer": "acme", "pipeline": ""},
+        "/e/test/limits/networks/new": {
+            "consumer": "acme",
+            "networks": "0.0.0.0/0",
+            "allowed": "yes",
+        },
+        "/e/test/settings/variables/region/unset": {},
+        "/e/test/settings/secrets/new": {"name": "a", "value": "b"},
+        "/e/test/settings/fields/add": {"fields": "a"},
+        "/e/test/settings/callbacks/new": {
             "consumer": "acme",
             "url": "https://evil.example",
             "private": "no",
@@ -70,7 +75,7 @@ def test_a_viewer_sees_no_buttons_and_what_is_sent_changes_nothing(
         path: vic.post(f"{path}?env=test", **form).status_code for path, form in forms.items()
     } == dict.fromkeys(forms, 403)
     assert len(audit.events(engine, limit=100)) == before
-    for path in ("/tokens", "/limits", "/settings"):
+    for path in ("/e/test/tokens", "/e/test/limits", "/e/test/settings"):
         page = vic.get(path, env="test").text
         assert 'method="post"' not in page.partition("<main")[2]
         assert 'role="button"' not in page
@@ -101,14 +106,19 @@ def test_nothing_that_was_typed_becomes_markup(
     )
     pages = [
         oli.get(f"{path}env=test").text
-        for path in ("/tokens?", "/settings?", "/audit?", "/settings/variables/new?name=evil&")
+        for path in (
+            "/e/test/tokens?",
+            "/e/test/settings?",
+            "/audit?",
+            "/e/test/settings/variables/new?name=evil&",
+        )
     ]
     pages += [
         oli.post(f"{path}?env=test", **dict.fromkeys(fields, EVIL)).text
         for path, fields in (
-            ("/tokens/revoke", ("consumer",)),
+            ("/e/test/tokens/revoke", ("consumer",)),
             (
-                "/tokens/issuers/new",
+                "/e/test/tokens/issuers/new",
                 (
                     "issuer",
                     "audience",
@@ -122,11 +132,11 @@ def test_nothing_that_was_typed_becomes_markup(
                     "scope_claim",
                 ),
             ),
-            ("/limits/new", ("consumer", "rate", "by", "pipeline")),
-            ("/limits/networks/new", ("consumer", "networks", "allowed")),
-            ("/settings/variables/new", ("name", "value")),
-            ("/settings/secrets/new", ("name", "value", "days", "pipelines")),
-            ("/settings/callbacks/new", ("consumer", "url")),
+            ("/e/test/limits/new", ("consumer", "rate", "by", "pipeline")),
+            ("/e/test/limits/networks/new", ("consumer", "networks", "allowed")),
+            ("/e/test/settings/variables/new", ("name", "value")),
+            ("/e/test/settings/secrets/new", ("name", "value", "days", "pipelines")),
+            ("/e/test/settings/callbacks/new", ("consumer", "url")),
         )
     ]
 

@@ -7,13 +7,14 @@ import pytest
 from support.console import EVIL, ConsoleServer, accessible, wait_for_charts
 
 PAGES = (
-    "/", "/?span=week&env=prod", "/users", "/users/new", "/users/ann", "/account",
-    "/pipelines", "/pipelines/v1/orders?env=test", "/pipelines/v1/status?env=test",
-    "/consumers", "/new-consumer", "/consumers/acme", "/consumers/acme/pipelines",
-    "/policies", "/policies/test", "/policies/test/change?policy=api-key",
-    "/runs", "/audit", "/audit/1", "/tokens", "/tokens/issuers/new", "/limits", "/limits/new",
-    "/limits/networks/new", "/settings", "/settings/environment", "/settings/variables/new",
-    "/settings/secrets/new", "/settings/callbacks/new",
+    "/", "/?span=week&env=prod", "/users", "/users/new", "/users/ann", "/account", "/pipelines",
+    "/pipelines/v1/orders?env=test", "/pipelines/v1/status?env=test", "/consumers",
+    "/new-consumer", "/consumers/acme", "/consumers/acme/pipelines", "/policies",
+    "/e/test/policy", "/e/test/policy/change?policy=api-key", "/e/test/runs", "/audit",
+    "/audit/1", "/e/test/tokens", "/e/test/tokens/issuers/new", "/e/test/limits",
+    "/e/test/limits/new", "/e/test/limits/networks/new", "/e/test/settings",
+    "/e/test/settings/environment", "/e/test/settings/variables/new",
+    "/e/test/settings/secrets/new", "/e/test/settings/callbacks/new",
 )  # fmt: skip
 
 

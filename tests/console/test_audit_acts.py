@@ -49,7 +49,7 @@ def test_exports_and_previews_are_recorded(console_app: Make) -> None:
     console = console_app()
     vic, oli = console.client("vic"), console.client("oli")
     vic.text("/audit/export", format="csv")
-    oli.text("/policies/test/change", policy="any", exposure="external")
+    oli.text("/e/test/policy/change", policy="any", exposure="external")
     assert console.events()[:2] == [
         ("oli", "environment:policy:previewed", "test", "test"),
         ("vic", "audit:exported", None, "csv"),

@@ -42,7 +42,7 @@ def test_the_setting_and_a_policy_lead_to_the_list(
     environments.change_environment(engine, "ann", "prod", EnvironmentChange(second_approval=True))
     oli = console.client("oli")
     off = oli.post(
-        "/settings/environment?env=prod",
+        "/e/prod/settings/environment",
         token_minutes="60",
         run_days="30",
         record_bodies="all",

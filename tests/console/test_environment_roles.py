@@ -55,12 +55,10 @@ def rules(console: ConsoleApp) -> list[tuple[Rule, str]]:
 
 def send(client: ConsoleClient, rule: Rule, method: str, environment: str, key: str) -> int:
     path = rule.rule.replace("<env>", environment).replace("<key_id>", key)
-    if "/policies/<name>" in path:
-        path = path.replace("<name>", environment)
     path = path.replace("/consumers/<name>", "/consumers/acme")
     path = re.sub(r"<[^>]+>", "x", re.sub(r"<int:\w+>", "1", path)).removeprefix(ROOT)
     if method == "GET":
-        return client.get(path, env=environment).status_code
+        return client.get(path, env=environment, environment=environment).status_code
     fields = {"environment": environment, "on": f"{environment}/v1/orders"}
     return client.post(f"{path}?env={environment}", fields).status_code
 
@@ -94,8 +92,8 @@ def test_a_role_in_all_environments_includes_each(console: ConsoleApp) -> None:
     oli = console.client("oli")
 
     for name in ("test", "prod"):
-        assert oli.get("/settings", env=name).status_code == 200
-        response = oli.post("/settings/variables/new?env=" + name, name="zone", value="1")
+        assert oli.get(f"/e/{name}/settings").status_code == 200
+        response = oli.post(f"/e/{name}/settings/variables/new", name="zone", value="1")
         assert response.status_code == 303
 
 
@@ -104,12 +102,19 @@ def test_other_environments_stay_unknown(console: ConsoleApp) -> None:
     engine = console.place.engine
     hidden = api_keys.create_key(engine, "ann", "acme", "test")
     shown = api_keys.create_key(engine, "ann", "acme", "prod")
-    for path in ("/", "/pipelines", "/policies", "/consumers", "/consumers/acme", "/settings"):
+    for path in (
+        "/",
+        "/pipelines",
+        "/policies",
+        "/consumers",
+        "/consumers/acme",
+        "/e/prod/settings",
+    ):
         text = client.text(path)
         main = text[text.index("<main") :]
         assert "of-test" not in main, path
         assert not re.search(r">\s*test\s*<", main), path
-        assert "env=test" not in main, path
+        assert not re.search(r"env=test|/e/test/", text), path
     page = client.text("/consumers/acme")
     events = client.text("/audit")
 
@@ -117,7 +122,7 @@ def test_other_environments_stay_unknown(console: ConsoleApp) -> None:
     assert hidden.id not in page
     assert 'data-label="Environment">test<' not in events
     assert "user:created" not in re.sub(r"<select.*?</select>", "", events, flags=re.DOTALL)
-    assert "of-test" not in client.get("/settings", env="test").text
+    assert "of-test" not in client.get("/e/test/settings").text
 
 
 def test_an_event_of_another_environment_is_not_found(console: ConsoleApp) -> None:
@@ -141,10 +146,10 @@ def test_one_request_may_not_mix_a_hidden_environment_in(console: ConsoleApp) ->
 
 def test_a_withdrawn_role_ends_with_the_next_request(console: ConsoleApp) -> None:
     engine, client = console.place.engine, console.client("prod-operator")
-    assert client.get("/settings", env="prod").status_code == 200
+    assert client.get("/e/prod/settings").status_code == 200
     users.set_role(engine, "ann", "prod-operator", None, environment="prod")
 
-    assert client.get("/settings", env="prod").status_code == 404
+    assert client.get("/e/prod/settings").status_code == 404
     assert client.get("/audit").status_code == 403
     assert client.get("/users").status_code == 403
 
@@ -159,8 +164,8 @@ def test_an_admin_gives_roles_on_the_page_of_a_user(console: ConsoleApp) -> None
     row = next(row for row in users.list_users(engine) if row.name == "vic")
     assert (row.role, row.roles) == ("viewer", {"prod": "operator"})
     vic = console.client("vic")
-    assert vic.get("/settings/variables/new", env="prod").status_code == 200
-    assert vic.get("/settings/variables/new", env="test").status_code == 403
+    assert vic.get("/e/prod/settings/variables/new").status_code == 200
+    assert vic.get("/e/test/settings/variables/new").status_code == 403
 
 
 def test_the_last_admin_of_all_environments_stays(engine_of_users: Engine) -> None:

@@ -13,7 +13,8 @@ from support.console import PLUGIN, ConsoleServer, accessible
 from support.documents import DOCS, anchors
 
 from penstock.console.help import EXPLAINED_BY, PROBLEM_NAMES
-from penstock.console.pages import HEADERS, NAVIGATION
+from penstock.console.menu import MENU
+from penstock.console.pages import HEADERS
 from penstock.manual.pages import Page, all_pages
 from penstock.manual.render import to_html
 
@@ -123,7 +124,8 @@ def test_help_below_a_path_prefix_links_with_the_prefix(console_server: Start) -
 
 
 def test_every_page_of_the_console_has_a_page_that_explains_it() -> None:
-    assert {entry.endpoint for entry in NAVIGATION} - set(EXPLAINED_BY) == set()
+    entries = [entry.endpoint for _, entries in MENU for entry in entries]
+    assert set(entries) - set(EXPLAINED_BY) == set()
     for target in EXPLAINED_BY.values():
         name, _, anchor = target.partition("#")
         assert not anchor or anchor in anchors(DOCS / f"{name}.md"), target
@@ -166,7 +168,7 @@ def test_pages_are_accessible_and_fit_their_window(
 
 def test_help_of_a_page_leads_to_the_page_that_explains_it(started: ConsoleServer) -> None:
     page = started.page("vic")
-    page.goto(f"{started.url}/runs")
+    page.goto(f"{started.url}/e/test/runs")
     page.get_by_role("link", name="Help").click()
     page.wait_for_url("**/-/help/how-to/inspect-runs")
 

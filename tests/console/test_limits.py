@@ -21,7 +21,7 @@ class TestLimits:
     def test_a_limit_is_set_shown_and_removed(self, oli: ConsoleClient, engine: Engine) -> None:
         page = oli.follow(
             oli.post(
-                "/limits/new?env=prod",
+                "/e/prod/limits/new",
                 consumer="acme",
                 rate="5/minute",
                 by="key",
@@ -31,15 +31,13 @@ class TestLimits:
         event = last(engine)
         oli.follow(
             oli.post(
-                "/limits/new?env=prod", consumer="acme", rate="9/hour", by="consumer", pipeline=""
+                "/e/prod/limits/new", consumer="acme", rate="9/hour", by="consumer", pipeline=""
             )
         )
-        removed = oli.follow(
-            oli.post("/limits/remove?env=prod", consumer="acme", pipeline="orders")
-        )
-        again = oli.post("/limits/remove?env=prod", consumer="acme", pipeline="orders")
+        removed = oli.follow(oli.post("/e/prod/limits/remove", consumer="acme", pipeline="orders"))
+        again = oli.post("/e/prod/limits/remove", consumer="acme", pipeline="orders")
         unused = oli.post(
-            "/limits/new?env=prod", consumer="acme", rate="9/minute", by="consumer", pipeline=""
+            "/e/prod/limits/new", consumer="acme", rate="9/minute", by="consumer", pipeline=""
         )
 
         assert (unused.status_code, re.findall(r'id="e-(\w+)"', unused.text)) == (422, ["rate"])
@@ -57,13 +55,13 @@ class TestLimits:
     ) -> None:
         good = {"consumer": "acme", "rate": "5/minute", "by": "consumer", "pipeline": ""}
         for field, value in (("consumer", "acmee"), ("rate", "often"), ("pipeline", "ordres")):
-            response = oli.post("/limits/new?env=test", **{**good, field: value})
+            response = oli.post("/e/test/limits/new", **{**good, field: value})
 
             assert (response.status_code, re.findall(r'id="e-(\w+)"', response.text)) == (
                 422,
                 [field],
             )
-        assert oli.post("/limits/new?env=test", **{**good, "by": "pipeline"}).status_code == 422
+        assert oli.post("/e/test/limits/new", **{**good, "by": "pipeline"}).status_code == 422
         assert limits.list_limits(engine) == []
 
     def test_networks_are_allowed_denied_and_removed(
@@ -71,7 +69,7 @@ class TestLimits:
     ) -> None:
         page = oli.follow(
             oli.post(
-                "/limits/networks/new?env=test",
+                "/e/test/limits/networks/new",
                 consumer="acme",
                 networks="192.0.2.0/24\r\n2001:db8::/32",
                 allowed="yes",
@@ -79,7 +77,7 @@ class TestLimits:
         )
         oli.follow(
             oli.post(
-                "/limits/networks/new?env=test",
+                "/e/test/limits/networks/new",
                 consumer="globex",
                 networks="198.51.100.7",
                 allowed="no",
@@ -87,22 +85,22 @@ class TestLimits:
         )
         event = last(engine)
         oli.follow(
-            oli.post("/limits/networks/remove?env=test", consumer="acme", network="192.0.2.0/24")
+            oli.post("/e/test/limits/networks/remove", consumer="acme", network="192.0.2.0/24")
         )
         rows = [(row.consumer, row.network, row.allowed) for row in limits.list_networks(engine)]
         bad = [
             oli.post(
-                "/limits/networks/new?env=test", consumer="acme", networks="nowhere", allowed="yes"
+                "/e/test/limits/networks/new", consumer="acme", networks="nowhere", allowed="yes"
             ),
-            oli.post("/limits/networks/new?env=test", consumer="acme", networks=" ", allowed="yes"),
+            oli.post("/e/test/limits/networks/new", consumer="acme", networks=" ", allowed="yes"),
             oli.post(
-                "/limits/networks/new?env=test",
+                "/e/test/limits/networks/new",
                 consumer="acmee",
                 networks="192.0.2.1",
                 allowed="yes",
             ),
             oli.post(
-                "/limits/networks/new?env=test",
+                "/e/test/limits/networks/new",
                 consumer="acme",
                 networks="192.0.2.1",
                 allowed="odd",
@@ -126,7 +124,7 @@ class TestLimits:
             consumers.create_consumer(engine, "tester", f"c{index:02}")
             for rate in ("1/second", "2/minute", "3/hour", "5/day", "4/12 hours"):
                 limits.set_limit(engine, "tester", f"c{index:02}", "test", Rate(rate))
-        names, path = list[str](), "/limits?env=test"
+        names, path = list[str](), "/e/test/limits"
         while path:
             page = oli.get(path).text
             names += re.findall(r'<th scope="row">(c\d\d)</th>', page)
@@ -136,8 +134,8 @@ class TestLimits:
         assert names == sorted(f"c{index:02}" for index in range(12) for _ in range(5))
         assert set(
             re.findall(
-                r'<th scope="row">(c\d\d)</th>', oli.get("/limits", env="test", consumer="c07").text
+                r'<th scope="row">(c\d\d)</th>', oli.get("/e/test/limits", consumer="c07").text
             )
         ) == {"c07"}
-        wrong = oli.get("/limits", env="test", consumer="c77")
+        wrong = oli.get("/e/test/limits", consumer="c77")
         assert (wrong.status_code, 'id="e-consumer"' in wrong.text) == (422, True)

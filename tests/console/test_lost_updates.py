@@ -29,15 +29,15 @@ def test_settings_of_an_environment(oli: ConsoleClient, engine: Engine) -> None:
         "run_days": "30",
         "record_bodies": "all",
         "keys_in_query": "off",
-        "seen": seen_in(oli.text("/settings/environment", env="prod")),
+        "seen": seen_in(oli.text("/e/prod/settings/environment")),
     }
     environments.change_environment(
         engine, "ann", "prod", EnvironmentChange(run_retention=45 * DAY_S)
     )
-    late = oli.post("/settings/environment?env=prod", form)
+    late = oli.post("/e/prod/settings/environment", form)
     kept = next(row for row in environments.list_environments(engine) if row.name == "prod")
     again = oli.post(
-        "/settings/environment?env=prod", {**form, "seen": seen_in(late.text), "run_days": "45"}
+        "/e/prod/settings/environment", {**form, "seen": seen_in(late.text), "run_days": "45"}
     )
     row = next(row for row in environments.list_environments(engine) if row.name == "prod")
 
@@ -51,10 +51,10 @@ def test_settings_of_an_environment(oli: ConsoleClient, engine: Engine) -> None:
 
 
 def test_another_kind_of_change_is_no_conflict(oli: ConsoleClient, engine: Engine) -> None:
-    seen = seen_in(oli.text("/settings/environment", env="prod"))
+    seen = seen_in(oli.text("/e/prod/settings/environment"))
     variables.set_variable(engine, "ann", "prod", "zone", "1")
     response = oli.post(
-        "/settings/environment?env=prod",
+        "/e/prod/settings/environment",
         token_minutes="20",
         run_days="30",
         record_bodies="all",
@@ -67,11 +67,11 @@ def test_another_kind_of_change_is_no_conflict(oli: ConsoleClient, engine: Engin
 
 def test_a_variable(oli: ConsoleClient, engine: Engine) -> None:
     variables.set_variable(engine, "ann", "test", "region", "first")
-    opened = seen_in(oli.text("/settings/variables/new", env="test", name="region"))
-    fresh = seen_in(oli.text("/settings/variables/new", env="test"))
+    opened = seen_in(oli.text("/e/test/settings/variables/new", name="region"))
+    fresh = seen_in(oli.text("/e/test/settings/variables/new"))
     variables.set_variable(engine, "ann", "test", "region", "second <b>")
-    late = oli.post("/settings/variables/new?env=test", name="region", value="mine", seen=opened)
-    new = oli.post("/settings/variables/new?env=test", name="region", value="mine", seen=fresh)
+    late = oli.post("/e/test/settings/variables/new", name="region", value="mine", seen=opened)
+    new = oli.post("/e/test/settings/variables/new", name="region", value="mine", seen=fresh)
 
     assert (late.status_code, new.status_code) == (409, 409)
     for page in (late.text, new.text):
@@ -79,7 +79,7 @@ def test_a_variable(oli: ConsoleClient, engine: Engine) -> None:
         assert ">\r\nmine</textarea>" in page.replace(">mine", ">\r\nmine")
     assert variables.list_variables(engine, "test")[0].value == "second <b>"
     again = oli.post(
-        "/settings/variables/new?env=test", name="region", value="mine", seen=seen_in(late.text)
+        "/e/test/settings/variables/new", name="region", value="mine", seen=seen_in(late.text)
     )
     assert again.status_code == 303
     assert variables.list_variables(engine, "test")[0].value == "mine"
@@ -88,14 +88,14 @@ def test_a_variable(oli: ConsoleClient, engine: Engine) -> None:
 def test_a_secret(oli: ConsoleClient, engine: Engine, runtime: Runtime) -> None:
     box = runtime._box  # noqa: SLF001  the kit offers no access to it
     variables.set_secret(engine, "ann", "test", "token", "first-value", box)
-    opened = seen_in(oli.text("/settings/secrets/new", env="test", name="token"))
+    opened = seen_in(oli.text("/e/test/settings/secrets/new", name="token"))
     variables.set_secret(engine, "ann", "test", "token", "second-value", box)
-    late = oli.post("/settings/secrets/new?env=test", name="token", value="my-value", seen=opened)
+    late = oli.post("/e/test/settings/secrets/new", name="token", value="my-value", seen=opened)
 
     assert late.status_code == 409
     assert not re.search("first-value|second-value|my-value", late.text)
     revoke_tokens(engine, "ann", "test", jti="x")  # another change is no conflict
     again = oli.post(
-        "/settings/secrets/new?env=test", name="token", value="my-value", seen=seen_in(late.text)
+        "/e/test/settings/secrets/new", name="token", value="my-value", seen=seen_in(late.text)
     )
     assert again.status_code == 303

@@ -44,7 +44,8 @@ def test_the_overview_shows_figures_and_faults_of_an_environment(
     assert started.get_attribute("title", timeout=2000) != started.inner_text()
     assert (started.get_attribute("title") or "").endswith(" UTC")
 
-    page.get_by_role("navigation", name="Environment").get_by_role("link", name="prod").click()
+    page.get_by_text("Environment: test").click()
+    page.get_by_role("navigation", name="Environments").get_by_role("link", name="prod").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Overview of prod")
     expect(page.get_by_text("No calls in the last hour.")).to_be_visible()
     expect(page.get_by_text("No process is serving prod.")).to_be_visible()

@@ -256,7 +256,8 @@ def test_the_page_shows_consumers_newest_runs_and_figures_of_one_environment(
     )
     assert names == [f"c{number:02}" for number in range(33)]
     assert [
-        re.sub(r"\s+", " ", run) for run in re.findall(r'/console/runs/([0-9a-f-]+)" title', text)
+        re.sub(r"\s+", " ", run)
+        for run in re.findall(r'/console/e/test/runs/([0-9a-f-]+)" title', text)
     ] == [records[0][0]]
     assert "12 ms" in text
     points: Any = vic.get("/pipelines/v1/orders/points", env="test", span="day").json()

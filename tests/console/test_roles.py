@@ -39,7 +39,7 @@ def console(console_app: Callable[..., ConsoleApp]) -> ConsoleApp:
 
 def path(rule: Rule) -> str:
     """Return a path that a rule matches."""
-    return re.sub(r"<[^>]+>", "x", re.sub(r"<int:\w+>", "1", rule.rule))
+    return re.sub(r"<[^>]+>", "x", re.sub(r"<int:\w+>", "1", rule.rule.replace("<env>", "test")))
 
 
 def rules(console: ConsoleApp, method: str) -> list[Rule]:

@@ -98,7 +98,7 @@ def call(
 
 
 def listed(page: str) -> list[str]:
-    return re.findall(r'href="/-/console/runs/([0-9a-f-]{36})"', page)
+    return re.findall(r'href="/-/console/e/test/runs/([0-9a-f-]{36})"', page)
 
 
 def many(
@@ -128,7 +128,7 @@ class TestTheList:
         until = datetime.fromtimestamp(time.time() - 3600, UTC).strftime("%Y-%m-%dT%H:%M")
 
         def filtered(**query: object) -> list[str]:
-            return listed(vic.get("/runs", env="test", **query).text)
+            return listed(vic.get("/e/test/runs", **query).text)
 
         assert filtered() == [job, other, rejected, plain, old]
         assert (
@@ -143,8 +143,10 @@ class TestTheList:
         assert filtered(until=until) == [old]
         assert filtered(id="order-77f3a1b2") == [plain]
         assert filtered(pipeline="orders", consumer="acme", status="succeeded") == [plain]
-        assert listed(vic.get("/runs", env="prod").text) == []
-        assert vic.get("/runs", env="test", id=plain).headers["Location"].endswith(f"/runs/{plain}")
+        assert listed(vic.get("/e/prod/runs").text) == []
+        assert (
+            vic.get("/e/test/runs", id=plain).headers["Location"].endswith(f"/e/test/runs/{plain}")
+        )
 
     def test_unknown_values_have_their_fault_beside_the_field(self, runtime: Runtime) -> None:
         call(runtime)
@@ -157,17 +159,17 @@ class TestTheList:
             ("since", "odd", "isn&#39;t a choice here; choose one of 900"),
             ("until", "odd", "isn&#39;t a date and time"),
         ):
-            response = vic.get("/runs", env="test", **{field: value})
+            response = vic.get("/e/test/runs", **{field: value})
 
             assert response.status_code == 422
             assert f'id="e-{field}"' in response.text
             assert message in response.text
-        assert vic.get("/runs", env="test", pipeline="a\0b").status_code == 400
+        assert vic.get("/e/test/runs", pipeline="a\0b").status_code == 400
 
     def test_runs_are_paged_by_key(self, runtime: Runtime) -> None:
         ids = many(engine_of(runtime), 120)
         vic = ConsoleClient.of(runtime, "vic")
-        seen, path, pages = list[str](), "/runs?pipeline=orders", 0
+        seen, path, pages = list[str](), "/e/test/runs?pipeline=orders", 0
         while path:
             page = vic.get(path).text
             seen += listed(page)
@@ -181,8 +183,8 @@ class TestTheList:
     def test_empty_lists_name_the_next_step(self, runtime: Runtime) -> None:
         vic = ConsoleClient.of(runtime, "vic")
 
-        assert "create a key, and call the pipeline" in words_of(vic.get("/runs", env="test").text)
-        assert "Show all runs" in words_of(vic.get("/runs", env="test", status="failed").text)
+        assert "create a key, and call the pipeline" in words_of(vic.get("/e/test/runs").text)
+        assert "Show all runs" in words_of(vic.get("/e/test/runs", status="failed").text)
 
     def test_a_poll_returns_rows_only_if_they_changed(self, runtime: Runtime) -> None:
         call(runtime)
@@ -190,7 +192,7 @@ class TestTheList:
         vic = ConsoleClient.of(runtime, "vic")
 
         def poll(seen: str) -> tuple[int, str, list[str]]:
-            response = vic.get("/runs/rows", env="test", poll=1, seen=seen)
+            response = vic.get("/e/test/runs/rows", poll=1, seen=seen)
             sign = re.search(r'name="seen" value="(\w+)"', response.text)
             return response.status_code, sign[1] if sign else seen, listed(response.text)
 
@@ -208,7 +210,7 @@ class TestOneRun:
     def test_its_timeline_shows_every_attempt_of_its_steps(self, runtime: Runtime) -> None:
         run = call(runtime)
         engine_of(runtime)
-        page = ConsoleClient.of(runtime, "vic").get(f"/runs/{run}").text
+        page = ConsoleClient.of(runtime, "vic").get(f"/e/test/runs/{run}").text
         bars = [
             (kind, float(x), float(width))
             for kind, x, width in re.findall(
@@ -228,7 +230,7 @@ class TestOneRun:
         run = call(runtime, json={"fail": 1})
         engine_of(runtime)
 
-        page = ConsoleClient.of(runtime, "vic").get(f"/runs/{run}").text
+        page = ConsoleClient.of(runtime, "vic").get(f"/e/test/runs/{run}").text
 
         assert "Raised ValueError : made up" in words_of(page)
         assert f"{__file__}:" in words_of(page)
@@ -237,7 +239,7 @@ class TestOneRun:
     def test_sensitive_fields_of_bodies_are_masked(self, runtime: Runtime) -> None:
         run = call(runtime, json={"card": "4111-1111", "item": "pump"})
         engine_of(runtime)
-        page = words_of(ConsoleClient.of(runtime, "vic").get(f"/runs/{run}").text)
+        page = words_of(ConsoleClient.of(runtime, "vic").get(f"/e/test/runs/{run}").text)
 
         assert '"card": "***"' in page
         assert '"item": "pump"' in page
@@ -253,9 +255,8 @@ class TestOneRun:
         ]
         runtime.work()
         vic = ConsoleClient.of(runtime, "vic")
-        pages = [vic.get(f"/runs/{run}").text for run in runs] + [
-            vic.get("/runs", env="test", **{name: EVIL}).text
-            for name in ("pipeline", "id", "consumer")
+        pages = [vic.get(f"/e/test/runs/{run}").text for run in runs] + [
+            vic.get("/e/test/runs", **{name: EVIL}).text for name in ("pipeline", "id", "consumer")
         ]
 
         assert all("window.owned" in page for page in pages)
@@ -265,7 +266,7 @@ class TestOneRun:
         vic = ConsoleClient.of(runtime, "vic")
 
         assert [
-            vic.get(f"/runs/{run}").status_code
+            vic.get(f"/e/test/runs/{run}").status_code
             for run in ("x", "01a210d7-7a5e-758d-b7d4-dfbeccfec7ac")
         ] == [404, 404]
 
@@ -274,15 +275,15 @@ class TestOperations:
     def test_the_page_follows_a_durable_run_until_it_ends(self, runtime: Runtime) -> None:
         run = call(runtime, "/v1/jobs/")
         vic = ConsoleClient.of(runtime, "vic")
-        waiting = vic.get(f"/runs/{run}").text
-        going = vic.get(f"/runs/{run}/state", poll=1)
+        waiting = vic.get(f"/e/test/runs/{run}").text
+        going = vic.get(f"/e/test/runs/{run}/state", poll=1)
         runtime.work()
-        over = vic.get(f"/runs/{run}/state", poll=1)
+        over = vic.get(f"/e/test/runs/{run}/state", poll=1)
 
-        assert f'hx-get="/-/console/runs/{run}/state?poll=1"' in waiting
+        assert f'hx-get="/-/console/e/test/runs/{run}/state?poll=1"' in waiting
         assert (going.status_code, "accepted" in words_of(going.text)) == (200, True)
         assert (over.status_code, over.headers["HX-Refresh"]) == (204, "true")
-        page = vic.get(f"/runs/{run}").text
+        page = vic.get(f"/e/test/runs/{run}").text
         assert "hx-get" not in page
         assert "Progress 1 of 4" in words_of(page)
         assert "2 ship" in words_of(page)
@@ -291,14 +292,14 @@ class TestOperations:
         run = call(runtime, "/v1/jobs/")
         vic, oli = ConsoleClient.of(runtime, "vic"), ConsoleClient.of(runtime, "oli")
 
-        assert vic.post(f"/runs/{run}/cancel").status_code == 403
-        assert "cancel" not in words_of(vic.get(f"/runs/{run}").text).lower()
+        assert vic.post(f"/e/test/runs/{run}/cancel").status_code == 403
+        assert "cancel" not in words_of(vic.get(f"/e/test/runs/{run}").text).lower()
         assert runtime.runs(status="cancelled") == []
-        assert "Run cancelled." in oli.follow(oli.post(f"/runs/{run}/cancel"))
+        assert "Run cancelled." in oli.follow(oli.post(f"/e/test/runs/{run}/cancel"))
         assert [item["id"] for item in runtime.runs(status="cancelled")] == [run]
         event = audit.events(engine_of(runtime), limit=1)[0]
         assert (event.actor, event.action, event.subject) == ("oli", "run:cancelled", run)
-        again = oli.post(f"/runs/{run}/cancel")
+        again = oli.post(f"/e/test/runs/{run}/cancel")
         assert (again.status_code, "is over already: cancelled" in words_of(again.text)) == (
             422,
             True,
@@ -307,12 +308,12 @@ class TestOperations:
     def test_a_durable_run_is_rerun_from_a_step(self, runtime: Runtime) -> None:
         run = call(runtime, "/v1/jobs/")
         oli = ConsoleClient.of(runtime, "oli")
-        early = oli.post(f"/runs/{run}/redeliver", step="1")
+        early = oli.post(f"/e/test/runs/{run}/redeliver", step="1")
         runtime.work()
-        whole = oli.follow(oli.post(f"/runs/{run}/redeliver", step="1"))
-        parted = oli.follow(oli.post(f"/runs/{run}/redeliver", step="2"))
-        beyond = oli.post(f"/runs/{run}/redeliver", step="9")
-        odd = oli.post(f"/runs/{run}/redeliver", step="-1")
+        whole = oli.follow(oli.post(f"/e/test/runs/{run}/redeliver", step="1"))
+        parted = oli.follow(oli.post(f"/e/test/runs/{run}/redeliver", step="2"))
+        beyond = oli.post(f"/e/test/runs/{run}/redeliver", step="9")
+        odd = oli.post(f"/e/test/runs/{run}/redeliver", step="-1")
 
         assert (early.status_code, "is not over" in words_of(early.text)) == (422, True)
         assert "New run: accepted; waiting for a worker." in whole
@@ -331,8 +332,8 @@ class TestOperations:
         hidden = call(runtime, json={"card": "4111"})
         engine_of(runtime)
         oli = ConsoleClient.of(runtime, "oli")
-        page = oli.follow(oli.post(f"/runs/{run}/redeliver"))
-        rejected = oli.post(f"/runs/{hidden}/redeliver")
+        page = oli.follow(oli.post(f"/e/test/runs/{run}/redeliver"))
+        rejected = oli.post(f"/e/test/runs/{hidden}/redeliver")
 
         assert "finished in this process: succeeded" in page
         assert f"Re-run of {run}" in page
@@ -347,7 +348,10 @@ class TestOperations:
             run,
             runtime.runs()[0]["id"],
         )
-        assert ConsoleClient.of(runtime, "vic").post(f"/runs/{run}/redeliver").status_code == 403
+        assert (
+            ConsoleClient.of(runtime, "vic").post(f"/e/test/runs/{run}/redeliver").status_code
+            == 403
+        )
         assert len(runtime.runs()) == 3
 
 
@@ -381,7 +385,7 @@ def test_new_runs_appear_live_and_lead_to_their_timeline(
     console.place.consumer("acme", "orders")
     key = console.place.key("acme").key
     page = console.page("oli")
-    page.goto(f"{console.url}/runs?env=test")
+    page.goto(f"{console.url}/e/test/runs")
     expect(page.get_by_text("No runs in test yet.")).to_be_visible()
 
     for _ in range(50):

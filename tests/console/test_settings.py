@@ -31,17 +31,17 @@ class TestSettings:
             "record_bodies": "all",
             "keys_in_query": "off",
         }
-        same = oli.follow(oli.post("/settings/environment?env=prod", **usual))
+        same = oli.follow(oli.post("/e/prod/settings/environment", **usual))
         none = last(engine)[1]
         page = oli.follow(
             oli.post(
-                "/settings/environment?env=prod",
+                "/e/prod/settings/environment",
                 **{**usual, "token_minutes": "0.5", "run_days": "90", "keys_in_query": "on"},
             )
         )
         event = audit.events(engine, limit=1)[0]
         bad = [
-            oli.post("/settings/environment?env=prod", **{**usual, field: value})
+            oli.post("/e/prod/settings/environment", **{**usual, field: value})
             for field, value in (
                 ("token_minutes", "1441"),
                 ("token_minutes", "soon"),
@@ -76,16 +76,16 @@ class TestSettings:
         self, oli: ConsoleClient, engine: Engine
     ) -> None:
         oli.follow(
-            oli.post("/settings/variables/new?env=prod", name="region", value="porto\r\nlisbon")
+            oli.post("/e/prod/settings/variables/new", name="region", value="porto\r\nlisbon")
         )
         event = last(engine)
         (row,) = variables.list_variables(engine)
-        form = oli.get("/settings/variables/new", env="prod", name="region").text
-        bad = oli.post("/settings/variables/new?env=prod", name="Region", value="x")
-        oli.follow(oli.post("/settings/variables/region/unset?env=prod"))
+        form = oli.get("/e/prod/settings/variables/new", name="region").text
+        bad = oli.post("/e/prod/settings/variables/new", name="Region", value="x")
+        oli.follow(oli.post("/e/prod/settings/variables/region/unset"))
 
         wrong = oli.post(
-            "/settings/variables/new?env=prod",
+            "/e/prod/settings/variables/new",
             name="penstock_cors",
             value='{"origins": ["shop.example"]}',
         )
@@ -107,16 +107,16 @@ class TestSettings:
             "days": "30",
             "pipelines": "orders, login",
         }
-        page = oli.follow(oli.post("/settings/secrets/new?env=test", **sent))
+        page = oli.follow(oli.post("/e/test/settings/secrets/new", **sent))
         wrong = [
-            oli.post("/settings/secrets/new?env=test", **{**sent, **more})
+            oli.post("/e/test/settings/secrets/new", **{**sent, **more})
             for more in ({"name": "Bad"}, {"days": "soon"}, {"pipelines": "ordres"})
         ]
-        empty = oli.post("/settings/secrets/new?env=test", **{**sent, "value": ""})
+        empty = oli.post("/e/test/settings/secrets/new", **{**sent, "value": ""})
         runtime.operate("variable", "list")  # reads the current snapshot
         pages = [
             oli.get(path).text
-            for path in ("/settings?env=test", "/settings/secrets/new?env=test&name=erp", "/audit")
+            for path in ("/e/test/settings", "/e/test/settings/secrets/new?name=erp", "/audit")
         ]
 
         assert "erp" in page
@@ -133,18 +133,18 @@ class TestSettings:
         )
         assert "line two" not in str([event.detail for event in audit.events(engine, limit=50)])
         assert last(engine)[:3] == ("oli", "secret:set", "test")
-        oli.follow(oli.post("/settings/secrets/erp/unset?env=test"))
+        oli.follow(oli.post("/e/test/settings/secrets/erp/unset"))
         assert variables.list_secrets(engine) == []
 
     def test_sensitive_fields_are_added_and_removed(
         self, oli: ConsoleClient, engine: Engine
     ) -> None:
         oli.follow(
-            oli.post("/settings/fields/add?env=test", fields="card_number\r\n/customer/name\r\n")
+            oli.post("/e/test/settings/fields/add", fields="card_number\r\n/customer/name\r\n")
         )
         event = last(engine)
-        page = oli.follow(oli.post("/settings/fields/remove?env=test", field="card_number"))
-        bad = [oli.post("/settings/fields/add?env=test", fields=text) for text in (" ", "/a/~2")]
+        page = oli.follow(oli.post("/e/test/settings/fields/remove", field="card_number"))
+        bad = [oli.post("/e/test/settings/fields/add", fields=text) for text in (" ", "/a/~2")]
 
         assert event == ("oli", "sensitive-field:added", "test", "test")
         assert "card_number is no longer sensitive in test." in page
@@ -157,29 +157,29 @@ class TestSettings:
         self, oli: ConsoleClient, engine: Engine
     ) -> None:
         response = oli.post(
-            "/settings/callbacks/new?env=test",
+            "/e/test/settings/callbacks/new",
             consumer="acme",
             url="https://hooks.example/in",
             private="no",
         )
         secret = re.search(r"whsec_[\w+/=]+", response.text)
         event = last(engine)
-        later = oli.get("/settings", env="test").text
+        later = oli.get("/e/test/settings").text
         plain = oli.post(
-            "/settings/callbacks/new?env=test",
+            "/e/test/settings/callbacks/new",
             consumer="acme",
             url="http://10.0.0.1/in",
             private="no",
         )
         unknown = oli.post(
-            "/settings/callbacks/new?env=test",
+            "/e/test/settings/callbacks/new",
             consumer="acmee",
             url="https://hooks.example/in",
             private="no",
         )
         oli.follow(
             oli.post(
-                "/settings/callbacks/remove?env=test",
+                "/e/test/settings/callbacks/remove",
                 consumer="acme",
                 url="https://hooks.example/in",
             )

@@ -21,10 +21,10 @@ class TestTokens:
     def test_a_login_flow_is_designated_and_withdrawn(
         self, oli: ConsoleClient, engine: Engine
     ) -> None:
-        before = words_of(oli.get("/tokens", env="prod").text)
-        page = oli.follow(oli.post("/tokens/flows/v1/login/designate?env=prod"))
+        before = words_of(oli.get("/e/prod/tokens").text)
+        page = oli.follow(oli.post("/e/prod/tokens/flows/v1/login/designate"))
         event = last(engine)
-        withdrawn = oli.follow(oli.post("/tokens/flows/v1/login/withdraw?env=prod"))
+        withdrawn = oli.follow(oli.post("/e/prod/tokens/flows/v1/login/withdraw"))
 
         assert (
             "login not designated Its trigger sets login=True. It can issue tokens once you"
@@ -34,13 +34,13 @@ class TestTokens:
         assert "login designated Issues tokens to callers with a valid key." in page
         assert event == ("oli", "login-flow:designated", "prod", "v1/login")
         assert "login not designated" in withdrawn
-        assert "not designated" in words_of(oli.get("/tokens", env="test").text)
+        assert "not designated" in words_of(oli.get("/e/test/tokens").text)
 
     def test_a_pipeline_without_login_is_designated_with_a_warning(
         self, oli: ConsoleClient
     ) -> None:
-        page = oli.follow(oli.post("/tokens/flows/v1/orders/designate?env=test"))
-        unknown = oli.post("/tokens/flows/v1/ordres/designate?env=test")
+        page = oli.follow(oli.post("/e/test/tokens/flows/v1/orders/designate"))
+        unknown = oli.post("/e/test/tokens/flows/v1/ordres/designate")
 
         assert "Its trigger doesn't set login=True, so it can't issue tokens." in page
         assert (unknown.status_code, "did you mean “v1/orders”" in words_of(unknown.text)) == (
@@ -50,13 +50,13 @@ class TestTokens:
 
     def test_signing_keys_are_rotated_and_revoked(self, oli: ConsoleClient, engine: Engine) -> None:
         (first,) = signing_keys.list_signing_keys(engine, "test")
-        oli.follow(oli.post("/tokens/keys/rotate?env=test", algorithm="ES256"))
+        oli.follow(oli.post("/e/test/tokens/keys/rotate", algorithm="ES256"))
         event = last(engine)
-        page = oli.follow(oli.post(f"/tokens/keys/{first.kid}/drop?env=test"))
+        page = oli.follow(oli.post(f"/e/test/tokens/keys/{first.kid}/drop"))
         keys = signing_keys.list_signing_keys(engine, "test")
         bad = [
-            oli.post("/tokens/keys/rotate?env=test", algorithm="none"),
-            oli.post("/tokens/keys/nope/drop?env=test"),
+            oli.post("/e/test/tokens/keys/rotate", algorithm="none"),
+            oli.post("/e/test/tokens/keys/nope/drop"),
         ]
 
         assert event == ("oli", "signing-key:rotated", "test", "test")
@@ -73,12 +73,12 @@ class TestTokens:
     def test_tokens_are_revoked_one_or_all_of_a_consumer(
         self, oli: ConsoleClient, engine: Engine
     ) -> None:
-        single = oli.follow(oli.post("/tokens/revoke?env=prod", jti="abc", consumer=""))
-        all_ = oli.follow(oli.post("/tokens/revoke?env=prod", jti="", consumer="acme"))
+        single = oli.follow(oli.post("/e/prod/tokens/revoke", jti="abc", consumer=""))
+        all_ = oli.follow(oli.post("/e/prod/tokens/revoke", jti="", consumer="acme"))
         event = last(engine)
         both, unknown = (
-            oli.post("/tokens/revoke?env=prod", jti="a", consumer="acme"),
-            oli.post("/tokens/revoke?env=prod", jti="", consumer="acmee"),
+            oli.post("/e/prod/tokens/revoke", jti="a", consumer="acme"),
+            oli.post("/e/prod/tokens/revoke", jti="", consumer="acmee"),
         )
 
         assert "Token abc revoked in prod." in single
@@ -125,7 +125,7 @@ class TestTokens:
                 "claim azp: a=acme, b=globex",
             ),
         ):
-            page = oli.follow(oli.post("/tokens/issuers/new?env=test", **usual, **more))
+            page = oli.follow(oli.post("/e/test/tokens/issuers/new", **usual, **more))
 
             (row,) = issuers.list_issuers(engine, "test")
             assert (row.keys, row.consumer, row.scope_claim) == (
@@ -141,9 +141,9 @@ class TestTokens:
             "whose": "claim",
         }
         assert "Not used: key 2 (kid 'old'): an RSA key of 17 bits" in words_of(
-            oli.follow(oli.post("/tokens/issuers/new?env=test", **usual, **more))
+            oli.follow(oli.post("/e/test/tokens/issuers/new", **usual, **more))
         )
-        oli.follow(oli.post("/tokens/issuers/distrust?env=test", issuer="https://id.example"))
+        oli.follow(oli.post("/e/test/tokens/issuers/distrust", issuer="https://id.example"))
         assert issuers.list_issuers(engine, "test") == []
 
     def test_faults_of_an_issuer_are_beside_their_field(
@@ -170,7 +170,7 @@ class TestTokens:
             ("mapped", {"whose": "map", "mapped": "a=unknown"}),
             ("consumer", {"whose": "one", "consumer": "unknown"}),
         ):
-            response = oli.post("/tokens/issuers/new?env=test", **{**good, **more})
+            response = oli.post("/e/test/tokens/issuers/new", **{**good, **more})
 
             assert (response.status_code, re.findall(r'id="e-(\w+)"', response.text)) == (
                 422,

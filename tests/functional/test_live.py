@@ -42,6 +42,7 @@ def penstock_pipelines():
 """
 Serve = Callable[..., Server]
 ENOUGH = 20  # calls before a change, and calls that begin later than a second after it
+PAUSE_S = 0.02  # of each caller: the answers matter, not their number
 BOTH_WORKERS = pytest.mark.parametrize("worker_class", ["penstock", "gthread"])
 
 
@@ -73,6 +74,7 @@ def hammer(
             # A new connection: any worker may take it.
             status = httpx.get(server.url + path, headers=headers, timeout=10).status_code
             seen.append((began, status))
+            done.wait(PAUSE_S)
 
     with ThreadPoolExecutor(4) as pool:
         for _ in range(4):

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-from hashlib import sha256
-from importlib.resources import files
-
-from flask import Flask, g, url_for
+from flask import Flask
 from flask.sessions import SecureCookieSessionInterface
 from flask_wtf.csrf import generate_csrf
 
 from penstock.access.encryption import load_secret_box
-from penstock.access.sessions import SignedIn
-from penstock.access.users import Role
 from penstock.console import (
     audit_trail,
     changes,
@@ -33,10 +26,13 @@ from penstock.console import (
     users,
 )
 from penstock.console import help as help_pages
+from penstock.console.assets import asset
 from penstock.console.context import EXTENSION, ClientInfo, ConsoleContext, Describe
 from penstock.console.formatting import add_filters
+from penstock.console.frame import frame
 from penstock.console.labels import add_labels
-from penstock.console.pages import NAVIGATION, SCOPES, Entry, Scope, blueprint, csrf
+from penstock.console.pages import blueprint, csrf
+from penstock.console.time_range import offered_ranges
 from penstock.contracts.withheld import CONSOLE_COOKIE
 from penstock.host.host import Host
 
@@ -86,7 +82,6 @@ def add_console(app: Flask, host: Host, client: ClientInfo, describe: Describe) 
         SESSION_COOKIE_HTTPONLY=True,
         # An identity provider sends the browser back from another site.
         SESSION_COOKIE_SAMESITE="Lax",
-        SEND_FILE_MAX_AGE_DEFAULT=31_536_000,  # a year: the URL of a file holds its digest
         WTF_CSRF_CHECK_DEFAULT=False,  # the guard in `pages` checks the token
         WTF_CSRF_TIME_LIMIT=None,  # a token is valid as long as its session
         MAX_FORM_MEMORY_SIZE=1 << 20,
@@ -100,41 +95,10 @@ def add_console(app: Flask, host: Host, client: ClientInfo, describe: Describe) 
         csrf_token=generate_csrf,
         help_address=help_pages.help_address,
         help_topic=help_pages.address_of,
+        offered_ranges=offered_ranges,
         problem_address=help_pages.problem_address,
     )
     csrf.init_app(app)
     oidc.configure(app, host.settings)
     app.register_blueprint(blueprint)
-    app.context_processor(_layout())
-
-
-def _layout() -> Callable[[], dict[str, object]]:
-    def values() -> dict[str, object]:
-        user = g.get("user")
-        role: Role | None = g.get("role") if user is not None else None
-        return {
-            "user": user,
-            "navigation": [entry for entry in NAVIGATION if _opens(user, entry)],
-            "may": {item.value: role is not None and role.may(item) for item in Role},
-        }
-
-    return values
-
-
-def _opens(user: SignedIn | None, entry: Entry) -> bool:
-    """Return whether a user may open the page of an entry."""
-    if user is None:
-        return False
-    scope = SCOPES[f"console.{entry.endpoint}"]
-    role = user.role if scope is Scope.ALL else user.highest_role
-    return role is not None and role.may(entry.needs)
-
-
-@cache
-def _digest(name: str) -> str:
-    return sha256(files("penstock.console").joinpath("static", name).read_bytes()).hexdigest()[:12]
-
-
-def asset(name: str) -> str:
-    """Return the URL of a static file; the URL changes with the file."""
-    return url_for("console.static", filename=name, v=_digest(name))
+    app.context_processor(frame)

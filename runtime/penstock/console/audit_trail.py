@@ -104,9 +104,9 @@ def subject_url(event: trail.Event) -> str | None:
     if kind in {"consumer", "limit", "address", "callback"} or event.action == "key:created":
         return url_for("console.consumers_one", name=event.subject)
     if kind == "environment":
-        return url_for("console.policies_history", name=event.subject)
+        return url_for("console.policies_history", env=event.subject)
     if kind == "run" and event.action != trail.Action.RUNS_PURGED:
-        return url_for("console.runs_one", run=event.subject)
+        return url_for("console.runs_anywhere", run=event.subject)
     if kind in {"variable", "secret", "sensitive-field"}:
         return url_for("console.settings", env=event.environment)
     if kind == "user" and event.subject != UNKNOWN and user().role is Role.ADMIN:

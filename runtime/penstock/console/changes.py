@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from flask import Response
+from flask import Response, url_for
 
 from penstock.access import approved_changes
 from penstock.access.users import Role
 from penstock.audit import approvals
+from penstock.console.confirmation import Confirmation
 from penstock.console.context import console_context
 from penstock.console.pages import Scope, page, user
 from penstock.console.responses import done, render
@@ -37,7 +38,33 @@ def changes() -> str:
     return render("changes.html", changes=rows)
 
 
-@page("/changes/<int:number>/approve", needs=Role.OPERATOR, method="POST", scope=_environment_of)
+def _confirm_approve(number: int) -> Confirmation:
+    change = approvals.show_change(console_context().engine, number)
+    return Confirmation(
+        f"Apply change {number} of {change.author} in {change.environment}?",
+        verb="Approve change",
+        other="Leave pending",
+        back=url_for("console.changes"),
+    )
+
+
+def _confirm_reject(number: int) -> Confirmation:
+    change = approvals.show_change(console_context().engine, number)
+    return Confirmation(
+        f"Reject change {number} of {change.author} in {change.environment}?",
+        verb="Reject change",
+        other="Leave pending",
+        back=url_for("console.changes"),
+    )
+
+
+@page(
+    "/changes/<int:number>/approve",
+    needs=Role.OPERATOR,
+    method="POST",
+    scope=_environment_of,
+    confirm=_confirm_approve,
+)
 def changes_approve(number: int) -> Response:
     """Apply a change of another user exactly as it was proposed."""
     context = console_context()
@@ -57,7 +84,13 @@ def changes_approve(number: int) -> Response:
     return done(f"Change {number} of {change.author} applied in {change.environment}.", "changes")
 
 
-@page("/changes/<int:number>/reject", needs=Role.OPERATOR, method="POST", scope=_environment_of)
+@page(
+    "/changes/<int:number>/reject",
+    needs=Role.OPERATOR,
+    method="POST",
+    scope=_environment_of,
+    confirm=_confirm_reject,
+)
 def changes_reject(number: int) -> Response:
     """Reject a change."""
     change = approved_changes.reject(console_context().engine, user().name, number)

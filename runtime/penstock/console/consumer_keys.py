@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from flask import Response, request
+from flask import Response, request, url_for
 
 from penstock.access import api_keys
 from penstock.access.durations import read_duration
 from penstock.access.users import Role
+from penstock.console.confirmation import Confirmation
 from penstock.console.consumers import NewKeyForm, show_consumer
 from penstock.console.context import console_context
 from penstock.console.pages import page, user
@@ -15,7 +16,7 @@ from penstock.errors import UnknownName
 
 
 def _of_form(**_: str) -> list[str]:
-    return [request.form.get("environment", "")]
+    return [request.values.get("environment", "")]
 
 
 def _of_key(name: str, key_id: str) -> list[str]:
@@ -48,11 +49,12 @@ def consumers_key_create(name: str) -> Response:
     return show_consumer(name, form)
 
 
-def _require_key_of(consumer: str, key_id: str) -> None:
-    """Raise UnknownName where a consumer has no such key: its page changes its own keys alone."""
-    keys = api_keys.list_keys(console_context().engine, api_keys.KeyQuery(consumer=consumer))
-    if key_id not in {key.id for key in keys}:
-        raise UnknownName("key", key_id, fix=f"the page of {consumer} lists its keys")
+def _require_key_of(consumer: str, key_id: str) -> api_keys.ListedKey:
+    """Return a key. Raises UnknownName where the consumer of the page has no such key."""
+    for key in api_keys.list_keys(console_context().engine, api_keys.KeyQuery(consumer=consumer)):
+        if key.id == key_id:
+            return key
+    raise UnknownName("key", key_id, fix=f"the page of {consumer} lists its keys")
 
 
 def _show_key(key: api_keys.NewKey, note: str = "") -> Response:
@@ -60,7 +62,27 @@ def _show_key(key: api_keys.NewKey, note: str = "") -> Response:
     return Response(render("consumer_key.html", key=key, header=header, note=note))
 
 
-@page("/consumers/<name>/keys/<key_id>/rotate", needs=Role.OPERATOR, method="POST", scope=_of_key)
+def _confirm_rotate(name: str, key_id: str) -> Confirmation:
+    key = _require_key_of(name, key_id)
+    grace = request.args.get("grace", "")
+    return Confirmation(
+        f"Rotate key {key.shown_as} of {name}? A new key is created; the old key expires after"
+        f" {grace or 'its grace'}.",
+        verb="Rotate key",
+        other="Keep key",
+        back=url_for("console.consumers_one", name=name),
+        fields={"grace": grace},
+        danger=False,
+    )
+
+
+@page(
+    "/consumers/<name>/keys/<key_id>/rotate",
+    needs=Role.OPERATOR,
+    method="POST",
+    scope=_of_key,
+    confirm=_confirm_rotate,
+)
 def consumers_key_rotate(name: str, key_id: str) -> Response:
     """Create the successor of a key, and show it once."""
     form = NewKeyForm()
@@ -72,7 +94,24 @@ def consumers_key_rotate(name: str, key_id: str) -> Response:
     return show_consumer(name, form)
 
 
-@page("/consumers/<name>/keys/<key_id>/revoke", needs=Role.OPERATOR, method="POST", scope=_of_key)
+def _confirm_revoke(name: str, key_id: str) -> Confirmation:
+    key = _require_key_of(name, key_id)
+    return Confirmation(
+        f"Revoke key {key.shown_as} of {name}? Calls with this key are rejected within a second."
+        " This can't be undone.",
+        verb="Revoke key",
+        other="Keep key",
+        back=url_for("console.consumers_one", name=name),
+    )
+
+
+@page(
+    "/consumers/<name>/keys/<key_id>/revoke",
+    needs=Role.OPERATOR,
+    method="POST",
+    scope=_of_key,
+    confirm=_confirm_revoke,
+)
 def consumers_key_revoke(name: str, key_id: str) -> Response:
     """Revoke a key, which can't be undone."""
     _require_key_of(name, key_id)

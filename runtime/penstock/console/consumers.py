@@ -12,6 +12,7 @@ from penstock.access.consumers import Associations, ConsumerDetails
 from penstock.access.pipelines import in_order
 from penstock.access.signing_keys import revoke_tokens
 from penstock.access.users import Role
+from penstock.console.confirmation import Confirmation
 from penstock.console.context import console_context
 from penstock.console.forms import ChoiceField, ConsoleForm, FilterForm, LineField
 from penstock.console.pages import Scope, page, user
@@ -68,7 +69,7 @@ class AssociationsForm(ConsoleForm):
 
 
 def _of_form(**_: str) -> list[str]:
-    return [request.form.get("environment", "")]
+    return [request.values.get("environment", "")]
 
 
 def _associated(**_: str) -> set[str]:
@@ -160,7 +161,21 @@ def show_consumer(name: str, form: NewKeyForm) -> Response:
     )
 
 
-@page("/consumers/<name>/disable", needs=Role.OPERATOR, method="POST")
+def _confirm_disable(name: str) -> Confirmation:
+    return Confirmation(
+        f"Disable {name}? Its calls are rejected within a second, in every environment.",
+        verb="Disable consumer",
+        other="Keep active",
+        back=url_for("console.consumers_one", name=name),
+    )
+
+
+@page(
+    "/consumers/<name>/disable",
+    needs=Role.OPERATOR,
+    method="POST",
+    confirm=_confirm_disable,
+)
 def consumers_disable(name: str) -> Response:
     """Disable a consumer in every environment."""
     access.set_consumer_enabled(console_context().engine, user().name, name, enabled=False)
@@ -174,7 +189,24 @@ def consumers_enable(name: str) -> Response:
     return done(f"{name} enabled.", "consumers_one", name=name)
 
 
-@page("/consumers/<name>/tokens/revoke", needs=Role.OPERATOR, method="POST", scope=_of_form)
+def _confirm_tokens_revoke(name: str) -> Confirmation:
+    environment = request.args.get("environment", "")
+    return Confirmation(
+        f"Revoke all tokens of {name} in {environment}? The consumer has to log in again.",
+        verb="Revoke tokens",
+        other="Keep tokens",
+        back=url_for("console.consumers_one", name=name),
+        fields={"environment": environment},
+    )
+
+
+@page(
+    "/consumers/<name>/tokens/revoke",
+    needs=Role.OPERATOR,
+    method="POST",
+    scope=_of_form,
+    confirm=_confirm_tokens_revoke,
+)
 def consumers_tokens_revoke(name: str) -> Response:
     """Revoke all tokens of a consumer in an environment."""
     environment = request.form.get("environment", "")

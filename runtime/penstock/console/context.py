@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from flask import current_app, g, has_request_context, request, session
+from flask import current_app, g, has_request_context, request
 
 from penstock.access.encryption import SecretBox
 from penstock.access.environments import list_environments
@@ -88,6 +88,8 @@ class ConsoleContext:
         self.failed_sign_ins = FailedSignIns()
         self.traffic = Traffic()
         self.callers = Callers()
+        # By endpoint and environment: when it was counted, and the count beside the menu entry.
+        self.menu_counts: dict[tuple[str, str], tuple[float, Any]] = {}
         self._engine: Engine | None = None
         self._pid: int | None = None
         self._run_operations: RunOperations | None = None
@@ -212,23 +214,40 @@ def console_context() -> ConsoleContext:
     return context
 
 
-def current_environment() -> str:
-    """Return the environment that the user looks at.
+def environment_names() -> list[str]:
+    """Return the names of the environments that the user of this request sees; read once."""
+    names: list[str] | None = g.get("environment_names")
+    if names is None:
+        names = g.environment_names = console_context().environment_names()
+    return names
 
-    It is the one in the query, else the last one of the session, else the one of this process.
+
+def environment_filter() -> str | None:
+    """Return the environment in the path, else in the query; None where there is none.
+
     Raises UnknownName.
     """
-    name = request.args.get("env")
-    context = console_context()
-    names = context.environment_names()
-    if name is not None:
-        if name not in names:
-            raise UnknownName("environment", name, names)
-        context.view(name)
-        session["env"] = name
-        return name
-    remembered = session.get("env")
-    if remembered in names:
-        return str(remembered)
-    own = context.settings.environment
+    name: str | None = g.get("env") or request.args.get("env") or None
+    if name is not None and name not in environment_names():
+        raise UnknownName("environment", name, environment_names())
+    return name
+
+
+def shown_environment() -> str | None:
+    """Return the environment in the path or query; None where there is none of that name."""
+    name: str | None = g.get("env") or request.args.get("env") or None
+    return name if name in environment_names() else None
+
+
+def current_environment() -> str:
+    """Return the environment in the path or query, else the one of this process.
+
+    It is never remembered: two tabs in two environments don't mix. Raises UnknownName.
+    """
+    return environment_filter() or own_environment()
+
+
+def own_environment() -> str:
+    """Return the environment of this process, or the first one that the user sees."""
+    own, names = console_context().settings.environment, environment_names()
     return own if own in names or not names else names[0]

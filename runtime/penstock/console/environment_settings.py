@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from flask import Response, request
+from flask import Response, request, url_for
 
 from penstock.access import callbacks, environments, sensitive_fields
 from penstock.access.environments import EnvironmentChange
 from penstock.access.seen import state_token
 from penstock.access.users import Role
+from penstock.console.confirmation import Confirmation
 from penstock.console.context import console_context, current_environment
 from penstock.console.forms import (
     ConsoleForm,
@@ -86,7 +87,7 @@ class CallbackForm(ConsoleForm):
     )
 
 
-@page("/settings/environment", needs=Role.OPERATOR, scope=Scope.ONE)
+@page("/e/<env>/settings/environment", needs=Role.OPERATOR, scope=Scope.ONE)
 def settings_environment() -> Response:
     """Show the form for an environment."""
     facts = _facts(current_environment())
@@ -111,7 +112,7 @@ def _show_environment(form: EnvironmentForm) -> Response:
     return show_form("environment.html", form, env=current_environment())
 
 
-@page("/settings/environment", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
+@page("/e/<env>/settings/environment", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
 def settings_environment_set() -> Response:
     """Change what differs of an environment."""
     context, environment, form = console_context(), current_environment(), EnvironmentForm()
@@ -165,7 +166,7 @@ def _show_saved(form: EnvironmentForm, facts: EnvironmentRow) -> None:
     )
 
 
-@page("/settings/fields/add", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
+@page("/e/<env>/settings/fields/add", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
 def settings_fields_add() -> Response:
     """Add sensitive fields."""
     context, environment, form = console_context(), current_environment(), SensitiveFieldsForm()
@@ -181,7 +182,24 @@ def settings_fields_add() -> Response:
     return show_settings(form)
 
 
-@page("/settings/fields/remove", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
+def _confirm_field_remove() -> Confirmation:
+    field = request.args.get("field", "")
+    return Confirmation(
+        f"Remove {field} from the sensitive fields of {current_environment()}? Its values are"
+        " stored from now on.",
+        verb="Remove field",
+        other="Keep field",
+        back=url_for("console.settings"),
+        fields={"field": field},
+    )
+
+
+@page(
+    "/e/<env>/settings/fields/remove",
+    needs=Role.OPERATOR,
+    method="POST",
+    confirm=_confirm_field_remove,
+)
 def settings_fields_remove() -> Response:
     """Remove a sensitive field."""
     context, environment, form = console_context(), current_environment(), SensitiveFieldsForm()
@@ -194,7 +212,7 @@ def settings_fields_remove() -> Response:
     return show_settings(form)
 
 
-@page("/settings/callbacks/new", needs=Role.OPERATOR, scope=Scope.ONE)
+@page("/e/<env>/settings/callbacks/new", needs=Role.OPERATOR, scope=Scope.ONE)
 def settings_callback_new() -> Response:
     """Show the form for a callback target."""
     return _show_callback(CallbackForm())
@@ -204,7 +222,7 @@ def _show_callback(form: CallbackForm) -> Response:
     return show_form("callback_new.html", form, env=current_environment())
 
 
-@page("/settings/callbacks/new", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
+@page("/e/<env>/settings/callbacks/new", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
 def settings_callback_allow() -> Response:
     """Allow callbacks of a consumer below a URL, and show their signing secret once."""
     context, environment, form = console_context(), current_environment(), CallbackForm()
@@ -232,7 +250,24 @@ def settings_callback_allow() -> Response:
     return _show_callback(form)
 
 
-@page("/settings/callbacks/remove", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
+def _confirm_callback_remove() -> Confirmation:
+    consumer, url = request.args.get("consumer", ""), request.args.get("url", "")
+    return Confirmation(
+        f"Remove the callback target {url} of {consumer} in {current_environment()}? Its signing"
+        " secret is deleted.",
+        verb="Remove target",
+        other="Keep target",
+        back=url_for("console.settings"),
+        fields={"consumer": consumer, "url": url},
+    )
+
+
+@page(
+    "/e/<env>/settings/callbacks/remove",
+    needs=Role.OPERATOR,
+    method="POST",
+    confirm=_confirm_callback_remove,
+)
 def settings_callback_remove() -> Response:
     """Remove a callback target of a consumer."""
     context, environment, form = console_context(), current_environment(), SensitiveFieldsForm()

@@ -29,6 +29,7 @@ QUOTED = re.compile(r"(?<!\w)'([^'\n]*)'(?!\w)")
 WORD_FIRST = re.compile(r"[a-z]+(?=[ ,;:])")
 TWO_FIGURES_BELOW_S = 0.1  # below 100 ms a rounded number would lose its second figure
 TWO_FIGURES_BELOW = 10
+ID_END = 4  # characters at either end of an ID in short
 
 
 def add_filters(app: Flask) -> None:
@@ -37,6 +38,8 @@ def add_filters(app: Flask) -> None:
         brief=brief,
         words=words,
         moment=moment,
+        ago=ago,
+        short_id=short_id,
         number=number,
         prose=prose,
         quotes=quotes,
@@ -85,6 +88,34 @@ def moment(
     return shown.format(
         at.isoformat(timespec="seconds"), utc, Markup(" data-fine") if fine else "", utc
     )
+
+
+def ago(value: datetime | float) -> Markup:
+    """Show how long ago a moment was; the moment itself on hover and on focus."""
+    at = datetime.fromtimestamp(value, UTC) if isinstance(value, int | float) else value
+    utc = f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    shown = Markup('<time datetime="{}" title="{}" data-ago tabindex="0">{}</time>')
+    seconds = (datetime.now(UTC) - at).total_seconds()
+    return shown.format(at.isoformat(timespec="seconds"), utc, relative(seconds))
+
+
+def relative(seconds: float) -> str:
+    """Return a length of time before now in words; below 0 it is yet to come."""
+    size = abs(seconds)
+    unit, name = next(
+        ((unit, name) for unit, name in ((86_400, "d"), (3600, "h"), (60, "min")) if size >= unit),
+        (1, "s"),
+    )
+    words = f"{int(size // unit)} {name}"
+    return f"{words} ago" if seconds >= 0 else f"in {words}"
+
+
+def short_id(identifier: str) -> str:
+    """Return the first and last four characters of a long ID."""
+    longest = 2 * ID_END + 2
+    if len(identifier) <= longest:
+        return identifier
+    return f"{identifier[:ID_END]}…{identifier[-ID_END:]}"
 
 
 def pretty(value: object) -> str:

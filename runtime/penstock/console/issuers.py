@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Response, request
+from flask import Response, request, url_for
 
 from penstock.access import issuers as access
 from penstock.access.users import Role
+from penstock.console.confirmation import Confirmation
 from penstock.console.context import console_context, current_environment
 from penstock.console.forms import ConsoleForm, LineField, LinesField, OptionsField, TextField
 from penstock.console.pages import Scope, page, user
@@ -60,7 +61,7 @@ class IssuerForm(ConsoleForm):
     )
 
 
-@page("/tokens/issuers/new", needs=Role.OPERATOR, scope=Scope.ONE)
+@page("/e/<env>/tokens/issuers/new", needs=Role.OPERATOR, scope=Scope.ONE)
 def tokens_issuer_new() -> Response:
     """Show the form for an issuer."""
     return _show_issuer(IssuerForm())
@@ -70,7 +71,7 @@ def _show_issuer(form: IssuerForm) -> Response:
     return show_form("issuer_new.html", form, env=current_environment())
 
 
-@page("/tokens/issuers/new", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
+@page("/e/<env>/tokens/issuers/new", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
 def tokens_issuer_trust() -> Response:
     """Trust tokens of an identity provider."""
     context, environment, form = console_context(), current_environment(), IssuerForm()
@@ -110,7 +111,23 @@ def _claims(form: IssuerForm) -> dict[str, Any]:
     }
 
 
-@page("/tokens/issuers/distrust", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
+def _confirm_distrust() -> Confirmation:
+    issuer = request.args.get("issuer", "")
+    return Confirmation(
+        f"Distrust {issuer} in {current_environment()}? Calls with its tokens are rejected.",
+        verb="Distrust issuer",
+        other="Keep issuer",
+        back=url_for("console.tokens"),
+        fields={"issuer": issuer},
+    )
+
+
+@page(
+    "/e/<env>/tokens/issuers/distrust",
+    needs=Role.OPERATOR,
+    method="POST",
+    confirm=_confirm_distrust,
+)
 def tokens_issuer_distrust() -> Response:
     """Stop trusting tokens of an identity provider."""
     context, environment, form = console_context(), current_environment(), TokensForm()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from flask import Response, request
+from flask import Response, request, url_for
 from wtforms.widgets import TextArea
 
 from penstock.access import limits as access
 from penstock.access.pipelines import in_order
 from penstock.access.users import Role
+from penstock.console.confirmation import Confirmation
 from penstock.console.context import console_context, current_environment
 from penstock.console.forms import (
     ChoiceField,
@@ -117,13 +118,13 @@ def _show(form: ConsumerFilter) -> Response:
     )
 
 
-@page("/limits", needs=Role.VIEWER, scope=Scope.ONE)
+@page("/e/<env>/limits", needs=Role.VIEWER, scope=Scope.ONE)
 def limits() -> Response:
     """List rate limits and network rules."""
     return _show(ConsumerFilter())
 
 
-@page("/limits/new", needs=Role.OPERATOR, scope=Scope.ONE)
+@page("/e/<env>/limits/new", needs=Role.OPERATOR, scope=Scope.ONE)
 def limits_new() -> Response:
     """Show the form for a limit."""
     return _show_new(NewLimitForm(consumer=request.args.get("consumer", ""), by="consumer"))
@@ -138,7 +139,7 @@ def _show_new(form: NewLimitForm) -> Response:
     )
 
 
-@page("/limits/new", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
+@page("/e/<env>/limits/new", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
 def limits_set() -> Response:
     """Set a rate limit of a consumer."""
     context, environment, form = console_context(), current_environment(), NewLimitForm()
@@ -173,7 +174,24 @@ def limits_set() -> Response:
     return _show_new(form)
 
 
-@page("/limits/remove", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
+def _confirm_remove() -> Confirmation:
+    consumer, pipeline = request.args.get("consumer", ""), request.args.get("pipeline", "")
+    where = f"at {pipeline}" if pipeline else "over all pipelines"
+    return Confirmation(
+        f"Remove all limits of {consumer} {where} in {current_environment()}?",
+        verb="Remove limits",
+        other="Keep limits",
+        back=url_for("console.limits"),
+        fields={"consumer": consumer, "pipeline": pipeline},
+    )
+
+
+@page(
+    "/e/<env>/limits/remove",
+    needs=Role.OPERATOR,
+    method="POST",
+    confirm=_confirm_remove,
+)
 def limits_remove() -> Response:
     """Remove the limits of a consumer at a pipeline, or over all pipelines."""
     context, environment, form = console_context(), current_environment(), ConsumerFilter()
@@ -190,7 +208,7 @@ def limits_remove() -> Response:
     return _show(form)
 
 
-@page("/limits/networks/new", needs=Role.OPERATOR, scope=Scope.ONE)
+@page("/e/<env>/limits/networks/new", needs=Role.OPERATOR, scope=Scope.ONE)
 def limits_network_new() -> Response:
     """Show the form for networks."""
     return _show_networks(NetworksForm(consumer=request.args.get("consumer", "")))
@@ -200,7 +218,7 @@ def _show_networks(form: NetworksForm) -> Response:
     return show_form("network_new.html", form, env=current_environment())
 
 
-@page("/limits/networks/new", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
+@page("/e/<env>/limits/networks/new", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
 def limits_network_put() -> Response:
     """Allow or deny networks of a consumer."""
     context, environment, form = console_context(), current_environment(), NetworksForm()
@@ -221,7 +239,24 @@ def limits_network_put() -> Response:
     return _show_networks(form)
 
 
-@page("/limits/networks/remove", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
+def _confirm_network_remove() -> Confirmation:
+    consumer, network = request.args.get("consumer", ""), request.args.get("network", "")
+    return Confirmation(
+        f"Remove the rule for {network} of {consumer} in {current_environment()}? A consumer"
+        " without an allowed network may call from any network that is not denied.",
+        verb="Remove rule",
+        other="Keep rule",
+        back=url_for("console.limits"),
+        fields={"consumer": consumer, "network": network},
+    )
+
+
+@page(
+    "/e/<env>/limits/networks/remove",
+    needs=Role.OPERATOR,
+    method="POST",
+    confirm=_confirm_network_remove,
+)
 def limits_network_remove() -> Response:
     """Remove a network rule of a consumer."""
     context, environment, form = console_context(), current_environment(), ConsumerFilter()

@@ -1,33 +1,54 @@
 """How a page is added, and the rules of all pages: roles, CSRF, headers and errors.
 
-A page is a view function under `@page`, a template that extends `layout.html`, and a line of
-NAVIGATION. `app.PAGES` lists the modules of views.
+A page is a view function under `@page`, a template that extends `layout.html`, and an entry of
+`menu.MENU`. `app.PAGES` lists the modules of views.
+
+A path below `/e/<env>/` is of one environment: the view gets its other arguments, and
+`current_environment()` returns the environment. Links fill it in: two tabs never mix.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from enum import Enum
 from functools import wraps
 from http import HTTPStatus
 from typing import Any
 
 import structlog
-from flask import Blueprint, Response, abort, flash, g, make_response, request, session, url_for
+from flask import (
+    Blueprint,
+    Response,
+    abort,
+    current_app,
+    flash,
+    g,
+    make_response,
+    request,
+    session,
+    url_for,
+)
 from flask_wtf.csrf import CSRFError, CSRFProtect
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, NotFound
 
 from penstock.access.sessions import SignedIn, find_session
 from penstock.access.users import Role
 from penstock.audit.approvals import ChangePending
-from penstock.console.context import console_context, current_environment
+from penstock.console.compression import compress
+from penstock.console.confirmation import Confirm
+from penstock.console.context import (
+    console_context,
+    current_environment,
+    own_environment,
+    shown_environment,
+)
 from penstock.console.formatting import sentence
 from penstock.console.responses import redirect_to, render
 from penstock.db.failures import DatabaseUnavailable
 from penstock.errors import PenstockError, Refusal, UnknownName
 
 ROOT = "/-/console"
+OF_ENVIRONMENT = "/e/<env>"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src"
@@ -45,31 +66,6 @@ HEADERS = {
 ViewFunction = Callable[..., Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """An entry of the navigation."""
-
-    endpoint: str
-    title: str
-    needs: Role = Role.VIEWER
-
-
-# One line per page. Views of one page share the first word of their names, so that its entry is
-# marked on all of them.
-NAVIGATION = (
-    Entry("overview", "Overview"),
-    Entry("pipelines", "Pipelines"),
-    Entry("consumers", "Consumers"),
-    Entry("policies", "Policies"),
-    Entry("runs", "Runs"),
-    Entry("tokens", "Tokens"),
-    Entry("limits", "Limits"),
-    Entry("settings", "Settings"),
-    Entry("changes", "Changes"),
-    Entry("audit", "Audit"),
-    Entry("users", "Users", Role.ADMIN),
-)
-
 MAX_PUBLIC_FORM_BYTES = 16 * 1024  # of a request without a session
 ROLE_NAMES = {role: f"{'an' if role.value[0] in 'ao' else 'a'} {role.value}" for role in Role}
 
@@ -78,14 +74,12 @@ blueprint = Blueprint(
     __name__,
     url_prefix=ROOT,
     template_folder="templates",
-    static_folder="static",
-    static_url_path="/static",
 )
 csrf = CSRFProtect()
 CSRF_FAILED = (
     "Your session expired, or this page is too old. Load the page again, then send the form."
 )
-PUBLIC = {"console.static"}
+PUBLIC: set[str] = set()
 NEEDS: dict[str, Role] = {}
 
 
@@ -106,13 +100,19 @@ SCOPES: dict[str, Scope | Touched] = {}
 
 
 def page(
-    rule: str, *, needs: Role | None, method: str = "GET", scope: Scope | Touched = Scope.ALL
+    rule: str,
+    *,
+    needs: Role | None,
+    method: str = "GET",
+    scope: Scope | Touched = Scope.ALL,
+    confirm: Confirm | None = None,
 ) -> Callable[[ViewFunction], ViewFunction]:
     """Register a view at a path below the console.
 
     `needs` is the least role that may request it; None makes it public. `scope` says in which
-    environments: a path below `/e/<env>` is of that one. A view that changes anything must be a
-    POST: its form carries a CSRF token, and viewers can't send it.
+    environments: a path below `/e/<env>` is of that one, and of those that a function names. A
+    view that changes anything must be a POST: its form carries a CSRF token, and viewers can't
+    send it. `confirm` builds the question that GET of the same path asks first.
     """
     if needs is Role.VIEWER and method not in SAFE_METHODS:
         raise ValueError(f"{rule}: a viewer changes nothing")
@@ -123,20 +123,37 @@ def page(
             PUBLIC.add(endpoint)
         else:
             NEEDS[endpoint] = needs
-            SCOPES[endpoint] = Scope.ONE if rule.startswith("/e/<env>") else scope
+            SCOPES[endpoint] = scope
+            if rule.startswith(OF_ENVIRONMENT) and not callable(scope):
+                SCOPES[endpoint] = Scope.ONE
         blueprint.add_url_rule(rule, view.__name__, view, methods=[method])
+        if confirm is not None:
+            page(rule, needs=needs, scope=scope)(_question(view, confirm))
         return view
 
     return register
 
 
-def own(rule: str) -> Callable[[ViewFunction], ViewFunction]:
+def _question(view: ViewFunction, confirm: Confirm) -> ViewFunction:
+    """Return the view that asks before another one acts."""
+
+    def ask(**arguments: Any) -> str:  # noqa: ANN401  the arguments of a view
+        template = "_confirm.html" if "HX-Request" in request.headers else "confirm.html"
+        return render(template, asked=confirm(**arguments), action=request.path)
+
+    ask.__name__ = f"{view.__name__}_confirm"
+    return ask
+
+
+def own(rule: str, confirm: Confirm | None = None) -> Callable[[ViewFunction], ViewFunction]:
     """Register a POST view that changes only the user's own sign-in; every role may use it."""
 
     def register(view: ViewFunction) -> ViewFunction:
         NEEDS[f"console.{view.__name__}"] = Role.VIEWER
         SCOPES[f"console.{view.__name__}"] = Scope.ANY
         blueprint.add_url_rule(rule, view.__name__, view, methods=["POST"])
+        if confirm is not None:
+            page(rule, needs=Role.VIEWER, scope=Scope.ANY)(_question(view, confirm))
         return view
 
     return register
@@ -165,6 +182,18 @@ def _authenticate() -> SignedIn | None:
         )
     signed_in: SignedIn | None = g.user
     return signed_in
+
+
+@blueprint.url_value_preprocessor
+def _take_environment(_endpoint: str | None, values: dict[str, Any] | None) -> None:
+    g.env = (values or {}).pop("env", None)
+
+
+@blueprint.url_defaults
+def _give_environment(endpoint: str, values: dict[str, Any]) -> None:
+    """Fill the environment of the page into links to pages of one environment."""
+    if "env" not in values and current_app.url_map.is_endpoint_expecting(endpoint, "env"):
+        values["env"] = shown_environment() or own_environment()
 
 
 @blueprint.before_request
@@ -207,11 +236,10 @@ def _require_role(signed_in: SignedIn) -> None:
     elif scope is Scope.ANY:
         roles = [signed_in.highest_role]
     else:
-        names = (
-            [current_environment()]
-            if scope is Scope.ONE
-            else sorted(set(scope(**(request.view_args or {}))))
-        )
+        touched = set() if scope is Scope.ONE else set(scope(**(request.view_args or {})))
+        if scope is Scope.ONE or g.get("env"):
+            touched.add(current_environment())
+        names = sorted(touched)
         for name in names:
             if signed_in.role_in(name) is None:
                 raise UnknownName("environment", name)
@@ -273,7 +301,7 @@ def _headers(response: Response) -> Response:
         return response
     response.headers["Cache-Control"] = "no-store"
     response.vary.add("Cookie")
-    return response
+    return compress(response)
 
 
 @blueprint.errorhandler(HTTPException)
@@ -301,7 +329,7 @@ def _domain_error(error: PenstockError) -> Response:
         return _problem(
             503,
             "The database is unavailable",
-            "Try again in a moment; `/-/ready` reports when the database is back.",
+            "Try again in a moment. /-/ready reports when the database is back.",
         )
     return _problem(409, "This can't be done", sentence(error))
 
@@ -323,7 +351,24 @@ def home() -> Response:
     return redirect_to(url_for("console.overview"))
 
 
+@page("/e/<env>", needs=Role.VIEWER)
+def environment_home() -> Response:
+    """Redirect to the overview of an environment."""
+    return redirect_to(url_for("console.overview", env=current_environment()))
+
+
 @page("/<path:rest>", needs=Role.VIEWER, scope=Scope.ANY)
-def nothing(rest: str) -> str:
-    """Answer 404 for a path without a page."""
-    abort(404, f"There is no page {ROOT}/{rest}.")
+def nothing(rest: str) -> Response:
+    """Answer 404 for a path without a page.
+
+    A path that takes a form leads to the page that shows the form: Reload, Back and Enter in the
+    address bar after a form with faults find it again.
+    """
+    adapter = current_app.create_url_adapter(request)
+    path = f"{ROOT}/{rest}"
+    if adapter is not None and adapter.test(path, method="POST"):
+        while (path := path.rpartition("/")[0]) != ROOT:
+            endpoint, _ = adapter.match(path, method="GET")
+            if endpoint != request.endpoint:
+                return redirect_to(f"{request.script_root}{path}")
+    raise NotFound(f"There is no page {ROOT}/{rest}.")

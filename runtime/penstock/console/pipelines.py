@@ -12,6 +12,7 @@ from flask import Response, request, url_for
 from penstock.access.consumers import consumers_of
 from penstock.access.pipelines import set_pipeline_enabled
 from penstock.access.users import Role
+from penstock.console.confirmation import Confirmation
 from penstock.console.context import EnvironmentView, console_context, current_environment
 from penstock.console.forms import ChoiceField, FilterForm, LineField
 from penstock.console.labels import STATE_LABELS
@@ -253,7 +254,7 @@ def pipelines_points(major: str, name: str) -> Response:
 
 
 def _of_form(**_: str) -> list[str]:
-    return [request.form.get("environment", "")]
+    return [request.values.get("environment", "")]
 
 
 def _set_enabled(major: str, name: str, *, enabled: bool) -> Response:
@@ -273,7 +274,25 @@ def _set_enabled(major: str, name: str, *, enabled: bool) -> Response:
     return done(message, "pipelines_one", major=major, name=name, env=environment)
 
 
-@page("/pipelines/<major>/<name>/disable", needs=Role.OPERATOR, method="POST", scope=_of_form)
+def _confirm_disable(major: str, name: str) -> Confirmation:
+    environment = request.args.get("environment", "")
+    return Confirmation(
+        f"Disable {major}/{name} in {environment}? Its calls are rejected within a second. Other"
+        " major versions stay enabled.",
+        verb="Disable pipeline",
+        other="Keep enabled",
+        back=url_for("console.pipelines_one", major=major, name=name, env=environment or None),
+        fields={"environment": environment},
+    )
+
+
+@page(
+    "/pipelines/<major>/<name>/disable",
+    needs=Role.OPERATOR,
+    method="POST",
+    scope=_of_form,
+    confirm=_confirm_disable,
+)
 def pipelines_disable(major: str, name: str) -> Response:
     """Disable a pipeline in an environment."""
     return _set_enabled(major, name, enabled=False)

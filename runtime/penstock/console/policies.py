@@ -11,7 +11,7 @@ from wtforms import HiddenField
 from penstock.access import policies as access
 from penstock.access.durations import read_duration
 from penstock.access.users import Role
-from penstock.console.context import EnvironmentView, console_context
+from penstock.console.context import EnvironmentView, console_context, current_environment
 from penstock.console.forms import ConsoleForm, LineField, TextField
 from penstock.console.pages import Scope, page, user
 from penstock.console.responses import done, render, show_form
@@ -24,10 +24,6 @@ PER_PAGE = 25
 MAX_VERSION = 2**31 - 1  # of an INTEGER column
 CALLERS_SHOWN = 8  # consumers of a pipeline; the others are loaded on request
 INTERNAL, EXTERNAL = "internal", "external"
-
-
-def _named(name: str) -> list[str]:
-    return [name]
 
 
 class PolicyForm(ConsoleForm):
@@ -93,9 +89,10 @@ def _card(view: EnvironmentView) -> dict[str, Any]:
     return {"name": view.name, "version": facts.policy_version, "sides": sides}
 
 
-@page("/policies/<name>", needs=Role.VIEWER, scope=_named)
-def policies_history(name: str) -> str:
+@page("/e/<env>/policy", needs=Role.VIEWER)
+def policies_history() -> str:
     """Show the versions of the policies of an environment."""
+    name = current_environment()
     before = request.args.get("before", type=int)
     versions = access.policy_versions(
         console_context().engine,
@@ -106,13 +103,13 @@ def policies_history(name: str) -> str:
     following = None
     if len(versions) > PER_PAGE:
         last = versions[PER_PAGE - 1].version
-        following = url_for("console.policies_history", name=name, before=last)
+        following = url_for("console.policies_history", env=name, before=last)
     return render(
         "policy_history.html",
         env=name,
         versions=versions[:PER_PAGE],
         following=following,
-        first=url_for("console.policies_history", name=name) if before is not None else None,
+        first=url_for("console.policies_history", env=name) if before is not None else None,
     )
 
 
@@ -123,9 +120,10 @@ def _previewed(name: str, exposure: str, policy: str) -> PolicyChange:
     )
 
 
-@page("/policies/<name>/change", needs=Role.VIEWER, scope=_named)
-def policies_preview(name: str) -> Response:
+@page("/e/<env>/policy/change", needs=Role.VIEWER)
+def policies_preview() -> Response:
     """Show what another policy would change."""
+    name = current_environment()
     exposure, policy = request.args.get("exposure", EXTERNAL), request.args.get("policy", "")
     change = _previewed(name, exposure, policy)
     access.record_preview(
@@ -154,18 +152,20 @@ def _show_change(change: PolicyChange, form: PolicyForm) -> Response:
     )
 
 
-@page("/policies/<name>/callers", needs=Role.VIEWER, scope=_named)
-def policies_callers(name: str) -> str:
+@page("/e/<env>/policy/callers", needs=Role.VIEWER)
+def policies_callers() -> str:
     """Show the recent callers of a pipeline beyond those in the preview."""
+    name = current_environment()
     context, pipeline = console_context(), request.args.get("pipeline", "")
     environment_id = context.view(name).access.environment.id
     callers = context.callers.of(context.engine, environment_id, [pipeline], time.time())
     return render("_callers.html", names=callers[pipeline][CALLERS_SHOWN:])
 
 
-@page("/policies/<name>/change", needs=Role.OPERATOR, method="POST", scope=_named)
-def policies_set(name: str) -> Response:
+@page("/e/<env>/policy/change", needs=Role.OPERATOR, method="POST")
+def policies_set() -> Response:
     """Apply a change whose effect is still the one of the preview."""
+    name = current_environment()
     form = PolicyForm()
     change = _previewed(name, form.exposure.data or "", form.policy.data or "")
     if form.digest.data != change.digest:
@@ -193,6 +193,6 @@ def policies_set(name: str) -> Response:
             return done(
                 f"The {form.exposure.data} policy of {name} is {change.after} now.",
                 "policies_history",
-                name=name,
+                env=name,
             )
     return _show_change(change, form)

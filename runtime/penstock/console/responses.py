@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Any
+from urllib.parse import urlencode
 
 from flask import Response, flash, make_response, redirect, render_template, request, url_for
 from markupsafe import Markup
@@ -34,6 +36,13 @@ def done(message: str, endpoint: str, **values: Any) -> Response:  # noqa: ANN40
     """Redirect to a page of the console, which shows the message once."""
     flash(message)
     return redirect_to(url_for(f"console.{endpoint}", **values))
+
+
+def this_page(changes: Mapping[str, str], *, without: Iterable[str] = ()) -> str:
+    """Return the address of the current page with other values in its query."""
+    dropped = {*without, *changes}
+    query = [pair for pair in request.args.items(multi=True) if pair[0] not in dropped]
+    return f"{request.script_root}{request.path}?{urlencode([*query, *changes.items()])}"
 
 
 def _digest(html: str) -> str:

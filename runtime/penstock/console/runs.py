@@ -9,6 +9,7 @@ from flask import Response, request, url_for
 
 from penstock.access.pipelines import in_order
 from penstock.access.users import Role
+from penstock.console.confirmation import Confirmation
 from penstock.console.context import console_context, current_environment
 from penstock.console.forms import (
     ChoiceField,
@@ -96,7 +97,7 @@ def _table(environment: str, form: RunFilter) -> str:
     )
 
 
-@page("/runs", needs=Role.VIEWER, scope=Scope.ONE)
+@page("/e/<env>/runs", needs=Role.VIEWER, scope=Scope.ONE)
 def runs() -> Response:
     """List runs, newest first; a run ID leads to its page."""
     environment, form = current_environment(), RunFilter()
@@ -117,7 +118,7 @@ def runs() -> Response:
     )
 
 
-@page("/runs/rows", needs=Role.VIEWER, scope=Scope.ONE)
+@page("/e/<env>/runs/rows", needs=Role.VIEWER, scope=Scope.ONE)
 def runs_rows() -> Response:
     """Show the newest runs alone; the page polls them."""
     return live(_table(current_environment(), RunFilter()))
@@ -168,12 +169,21 @@ def _environment_of(run: str) -> list[str]:
 
 
 @page("/runs/<run>", needs=Role.VIEWER, scope=_environment_of)
+def runs_anywhere(run: str) -> Response:
+    """Redirect to the page of a run in its environment."""
+    _, environment = environment_of(console_context().engine, run)
+    return redirect_to(url_for("console.runs_one", run=run, env=environment))
+
+
+@page("/e/<env>/runs/<run>", needs=Role.VIEWER, scope=_environment_of)
 def runs_one(run: str) -> Response:
     """Show a run."""
+    if environment_of(console_context().engine, run)[1] != current_environment():
+        return runs_anywhere(run)  # type: ignore[no-any-return]  # a view
     return _show_run(run, RerunForm())
 
 
-@page("/runs/<run>/state", needs=Role.VIEWER, scope=_environment_of)
+@page("/e/<env>/runs/<run>/state", needs=Role.VIEWER, scope=_environment_of)
 def runs_state(run: str) -> Response:
     """Show the state of a run alone; its page polls it until the run ends."""
     view = console_context().run_operations.show(run)
@@ -182,7 +192,22 @@ def runs_state(run: str) -> Response:
     return live(_state(view))
 
 
-@page("/runs/<run>/cancel", needs=Role.OPERATOR, method="POST", scope=_environment_of)
+def _confirm_cancel(run: str) -> Confirmation:
+    return Confirmation(
+        "Cancel this run and the runs it started? Completed steps are not undone.",
+        verb="Cancel run",
+        other="Keep running",
+        back=url_for("console.runs_one", run=run),
+    )
+
+
+@page(
+    "/e/<env>/runs/<run>/cancel",
+    needs=Role.OPERATOR,
+    method="POST",
+    scope=_environment_of,
+    confirm=_confirm_cancel,
+)
 def runs_cancel(run: str) -> Response:
     """Cancel a durable run and the runs that it started."""
     form = RerunForm()
@@ -192,7 +217,31 @@ def runs_cancel(run: str) -> Response:
     return _show_run(run, form)
 
 
-@page("/runs/<run>/redeliver", needs=Role.OPERATOR, method="POST", scope=_environment_of)
+def _confirm_redeliver(run: str) -> Confirmation:
+    view = console_context().run_operations.show(run)
+    how = "Re-run with the same input in this process? Effects on other systems happen again."
+    if view.durable:
+        how = (
+            "Re-run with the same input? A worker starts at the step; results of earlier steps are"
+            " reused."
+        )
+    return Confirmation(
+        how,
+        verb="Re-run",
+        other="Cancel",
+        back=url_for("console.runs_one", run=run),
+        fields={"step": step} if (step := request.args.get("step", "")) else {},
+        danger=False,
+    )
+
+
+@page(
+    "/e/<env>/runs/<run>/redeliver",
+    needs=Role.OPERATOR,
+    method="POST",
+    scope=_environment_of,
+    confirm=_confirm_redeliver,
+)
 def runs_redeliver(run: str) -> Response:
     """Re-run a run with the same input, from a step on where one is named."""
     form = RerunForm()

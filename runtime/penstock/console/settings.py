@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-from flask import Response, request
+from flask import Response, request, url_for
 
 from penstock.access import callbacks, sensitive_fields, variables
 from penstock.access.seen import state_token
 from penstock.access.users import Role
+from penstock.console.confirmation import Confirmation
 from penstock.console.context import console_context, current_environment
 from penstock.console.forms import (
     ConsoleForm,
@@ -101,13 +102,13 @@ def show_settings(form: SensitiveFieldsForm) -> Response:
     )
 
 
-@page("/settings", needs=Role.VIEWER, scope=Scope.ONE)
+@page("/e/<env>/settings", needs=Role.VIEWER, scope=Scope.ONE)
 def settings() -> Response:
     """Show the settings of an environment; values of secrets are never shown."""
     return show_settings(SensitiveFieldsForm())
 
 
-@page("/settings/variables/new", needs=Role.OPERATOR, scope=Scope.ONE)
+@page("/e/<env>/settings/variables/new", needs=Role.OPERATOR, scope=Scope.ONE)
 def settings_variable_new() -> Response:
     """Show the form for a variable, with its current value."""
     name, environment = request.args.get("name", ""), current_environment()
@@ -124,7 +125,7 @@ def _show_variable(form: VariableForm) -> Response:
     return show_form("variable_new.html", form, env=current_environment())
 
 
-@page("/settings/variables/new", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
+@page("/e/<env>/settings/variables/new", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
 def settings_variable_set() -> Response:
     """Set a variable."""
     context, environment, form = console_context(), current_environment(), VariableForm()
@@ -150,7 +151,22 @@ def settings_variable_set() -> Response:
     return _show_variable(form)
 
 
-@page("/settings/variables/<name>/unset", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
+def _confirm_variable_unset(name: str) -> Confirmation:
+    return Confirmation(
+        f"Delete variable {name} in {current_environment()}? Pipelines that need the variable are"
+        " blocked.",
+        verb="Delete variable",
+        other="Keep variable",
+        back=url_for("console.settings"),
+    )
+
+
+@page(
+    "/e/<env>/settings/variables/<name>/unset",
+    needs=Role.OPERATOR,
+    method="POST",
+    confirm=_confirm_variable_unset,
+)
 def settings_variable_unset(name: str) -> Response:
     """Delete a variable."""
     context, environment, form = console_context(), current_environment(), SensitiveFieldsForm()
@@ -165,7 +181,7 @@ def settings_variable_unset(name: str) -> Response:
     return show_settings(form)
 
 
-@page("/settings/secrets/new", needs=Role.OPERATOR, scope=Scope.ONE)
+@page("/e/<env>/settings/secrets/new", needs=Role.OPERATOR, scope=Scope.ONE)
 def settings_secret_new() -> Response:
     """Show the form for a secret."""
     name, environment = request.args.get("name", ""), current_environment()
@@ -181,7 +197,7 @@ def _show_secret(form: SecretForm, *, replaces: bool = False) -> Response:
     return show_form("secret_new.html", form, env=current_environment(), replaces=replaces)
 
 
-@page("/settings/secrets/new", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
+@page("/e/<env>/settings/secrets/new", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
 def settings_secret_set() -> Response:
     """Set a secret, encrypted."""
     context, environment, form = console_context(), current_environment(), SecretForm()
@@ -220,7 +236,22 @@ def _secret_conflicts(form: SecretForm, environment: str) -> Iterator[None]:
         form.add_conflict([(name, "another value, set or deleted by another user")], token)
 
 
-@page("/settings/secrets/<name>/unset", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
+def _confirm_secret_unset(name: str) -> Confirmation:
+    return Confirmation(
+        f"Delete secret {name} in {current_environment()}? Pipelines that need the secret are"
+        " blocked.",
+        verb="Delete secret",
+        other="Keep secret",
+        back=url_for("console.settings"),
+    )
+
+
+@page(
+    "/e/<env>/settings/secrets/<name>/unset",
+    needs=Role.OPERATOR,
+    method="POST",
+    confirm=_confirm_secret_unset,
+)
 def settings_secret_unset(name: str) -> Response:
     """Delete a secret."""
     context, environment, form = console_context(), current_environment(), SensitiveFieldsForm()

@@ -9,6 +9,7 @@ from flask import Response, request, session, url_for
 from wtforms import PasswordField, StringField
 
 from penstock.access import sessions, users
+from penstock.console.confirmation import Confirmation
 from penstock.console.context import console_context
 from penstock.console.forms import ConsoleForm, Required
 from penstock.console.pages import ROOT, Scope, own, page, user
@@ -170,7 +171,16 @@ def account_session_end(session_id: int) -> Response:
     return done("Session ended.", "account")
 
 
-@own("/account/sessions/end")
+def _confirm_sessions_end() -> Confirmation:
+    return Confirmation(
+        "End all your sessions except this one?",
+        verb="End other sessions",
+        other="Keep sessions",
+        back=url_for("console.account"),
+    )
+
+
+@own("/account/sessions/end", confirm=_confirm_sessions_end)
 def account_sessions_end() -> Response:
     """End all of the user's own sessions but the current one."""
     signed_in = user()

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flask import Response
+from flask import Response, request, url_for
 
 from penstock.access import issuers, signing_keys
 from penstock.access.pipelines import in_order, set_login_flow
 from penstock.access.users import Role
+from penstock.console.confirmation import Confirmation
 from penstock.console.context import console_context, current_environment
 from penstock.console.forms import ChoiceField, ConsoleForm, LineField
 from penstock.console.pages import Scope, page, user
@@ -78,19 +79,50 @@ def show_tokens(form: TokensForm) -> Response:
     )
 
 
-@page("/tokens", needs=Role.VIEWER, scope=Scope.ONE)
+@page("/e/<env>/tokens", needs=Role.VIEWER, scope=Scope.ONE)
 def tokens() -> Response:
     """Show login flows, signing keys and outside issuers."""
     return show_tokens(TokensForm())
 
 
-@page("/tokens/flows/<major>/<name>/designate", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
+def _confirm_designate(major: str, name: str) -> Confirmation:
+    return Confirmation(
+        f"Designate {major}/{name} as a login flow in {current_environment()}? It can then issue"
+        " tokens.",
+        verb="Designate login flow",
+        other="Cancel",
+        back=url_for("console.tokens"),
+        danger=False,
+    )
+
+
+@page(
+    "/e/<env>/tokens/flows/<major>/<name>/designate",
+    needs=Role.OPERATOR,
+    method="POST",
+    confirm=_confirm_designate,
+)
 def tokens_flow_designate(major: str, name: str) -> Response:
     """Designate a pipeline as a login flow."""
     return _set_flow(f"{major}/{name}", designated=True)
 
 
-@page("/tokens/flows/<major>/<name>/withdraw", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
+def _confirm_withdraw(major: str, name: str) -> Confirmation:
+    return Confirmation(
+        f"Withdraw the login flow {major}/{name} in {current_environment()}? It can't issue tokens"
+        " any more. Under jwt-api-key the pipeline may then be blocked.",
+        verb="Withdraw login flow",
+        other="Keep login flow",
+        back=url_for("console.tokens"),
+    )
+
+
+@page(
+    "/e/<env>/tokens/flows/<major>/<name>/withdraw",
+    needs=Role.OPERATOR,
+    method="POST",
+    confirm=_confirm_withdraw,
+)
 def tokens_flow_withdraw(major: str, name: str) -> Response:
     """Withdraw the designation of a login flow."""
     return _set_flow(f"{major}/{name}", designated=False)
@@ -115,7 +147,24 @@ def _set_flow(identifier: str, *, designated: bool) -> Response:
     return show_tokens(form)
 
 
-@page("/tokens/keys/rotate", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
+def _confirm_rotate() -> Confirmation:
+    return Confirmation(
+        f"Rotate the signing key of {current_environment()}? Tokens of the current key stay valid"
+        " until they expire.",
+        verb="Rotate signing key",
+        other="Keep signing key",
+        back=url_for("console.tokens"),
+        fields={"algorithm": request.args.get("algorithm", "")},
+        danger=False,
+    )
+
+
+@page(
+    "/e/<env>/tokens/keys/rotate",
+    needs=Role.OPERATOR,
+    method="POST",
+    confirm=_confirm_rotate,
+)
 def tokens_key_rotate() -> Response:
     """Create a new signing key, which signs from now on."""
     context, environment, form = console_context(), current_environment(), TokensForm()
@@ -136,7 +185,22 @@ def tokens_key_rotate() -> Response:
     return show_tokens(form)
 
 
-@page("/tokens/keys/<kid>/drop", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
+def _confirm_drop(kid: str) -> Confirmation:
+    return Confirmation(
+        f"Revoke signing key {kid} of {current_environment()}? All tokens it signed stop working"
+        " now. Only if the key is compromised.",
+        verb="Revoke signing key",
+        other="Keep signing key",
+        back=url_for("console.tokens"),
+    )
+
+
+@page(
+    "/e/<env>/tokens/keys/<kid>/drop",
+    needs=Role.OPERATOR,
+    method="POST",
+    confirm=_confirm_drop,
+)
 def tokens_key_drop(kid: str) -> Response:
     """Revoke a compromised signing key with all its tokens."""
     context, environment, form = console_context(), current_environment(), TokensForm()
@@ -151,7 +215,25 @@ def tokens_key_drop(kid: str) -> Response:
     return show_tokens(form)
 
 
-@page("/tokens/revoke", needs=Role.OPERATOR, method="POST", scope=Scope.ONE)
+def _confirm_revoke() -> Confirmation:
+    environment, jti = current_environment(), request.args.get("jti", "").strip()
+    consumer = request.args.get("consumer", "").strip()
+    what = f"token {jti}" if jti else f"all tokens of {consumer}" if consumer else "tokens"
+    return Confirmation(
+        f"Revoke {what} in {environment}? This can't be undone; consumers can request new tokens.",
+        verb="Revoke tokens",
+        other="Keep tokens",
+        back=url_for("console.tokens"),
+        fields={"jti": jti, "consumer": consumer},
+    )
+
+
+@page(
+    "/e/<env>/tokens/revoke",
+    needs=Role.OPERATOR,
+    method="POST",
+    confirm=_confirm_revoke,
+)
 def tokens_revoke() -> Response:
     """Revoke one token, or all tokens of a consumer."""
     context, environment, form = console_context(), current_environment(), TokensForm()

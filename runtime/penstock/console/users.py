@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from flask import Response
+from flask import Response, url_for
 from wtforms import StringField
 
 from penstock.access import passwords, sessions
 from penstock.access import users as access
 from penstock.access.users import Role
+from penstock.console.confirmation import Confirmation
 from penstock.console.context import console_context
 from penstock.console.forms import ChoiceField, ConsoleForm, OptionsField, Required
 from penstock.console.pages import page, user
@@ -150,7 +151,21 @@ def users_role(name: str) -> Response:
     return _show_user(name, form)
 
 
-@page("/users/<name>/password", needs=Role.ADMIN, method="POST")
+def _confirm_password(name: str) -> Confirmation:
+    return Confirmation(
+        f"Reset the password of {name}? All sessions of this user end.",
+        verb="Reset password",
+        other="Keep password",
+        back=url_for("console.users_one", name=name),
+    )
+
+
+@page(
+    "/users/<name>/password",
+    needs=Role.ADMIN,
+    method="POST",
+    confirm=_confirm_password,
+)
 def users_password(name: str) -> Response:
     """Set a new password of a user, show it once, and end the user's sessions."""
     password = passwords.generate_password()
@@ -164,7 +179,21 @@ def users_password(name: str) -> Response:
     return _show_password(name, password, f"New password of {name}")
 
 
-@page("/users/<name>/disable", needs=Role.ADMIN, method="POST")
+def _confirm_disable(name: str) -> Confirmation:
+    return Confirmation(
+        f"Disable {name}? All sessions of this user end.",
+        verb="Disable user",
+        other="Keep active",
+        back=url_for("console.users_one", name=name),
+    )
+
+
+@page(
+    "/users/<name>/disable",
+    needs=Role.ADMIN,
+    method="POST",
+    confirm=_confirm_disable,
+)
 def users_disable(name: str) -> Response:
     """Disable a user."""
     form = RoleForm(role=_row(name).role)
@@ -181,7 +210,21 @@ def users_enable(name: str) -> Response:
     return done(f"{name} enabled.", "users_one", name=name)
 
 
-@page("/users/<name>/sessions/end", needs=Role.ADMIN, method="POST")
+def _confirm_sessions_end(name: str) -> Confirmation:
+    return Confirmation(
+        f"End all sessions of {name}?",
+        verb="End all sessions",
+        other="Keep sessions",
+        back=url_for("console.users_one", name=name),
+    )
+
+
+@page(
+    "/users/<name>/sessions/end",
+    needs=Role.ADMIN,
+    method="POST",
+    confirm=_confirm_sessions_end,
+)
 def users_sessions_end(name: str) -> Response:
     """End all sessions of a user."""
     number = sessions.end_sessions(console_context().engine, user().name, name)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import TypeVar, cast
+from functools import cache
+from typing import Any, TypeVar, cast
 
 import sqlalchemy as sa
 
@@ -71,25 +72,34 @@ def changed_since(connection: sa.Connection, environment_id: int, since: int) ->
 
     All rows of a small table with a change, and the changed rows of a large table.
     """
-    changed: dict[type[Row], list[Row]] = {}
-    for kind in (*WHOLE_TABLES, *CHANGED_ROW_TABLES):
-        source = kind.table
-        in_environment = (
-            source.c.environment_id == environment_id if "environment_id" in source.c else sa.true()
-        )
-        after = source.c.revision > since
-        if kind in WHOLE_TABLES:
-            other = source.alias()
-            after = sa.exists().where(
-                other.c.environment_id == environment_id, other.c.revision > since
-            )
-        query = (
-            kind.select()
-            .where(in_environment, after)
-            .order_by(source.c.revision, *source.primary_key.columns)
-        )
-        changed[kind] = kind.fetch(connection, query)
-    return Changes(changed)
+    values = {"environment": environment_id, "since": since}
+    return Changes(
+        {kind: kind.fetch(connection, query, values) for kind, query in _changes_queries().items()}
+    )
+
+
+@cache
+def _changes_queries() -> dict[type[Row], sa.Select[Any]]:
+    """Return the query for each table, with parameters: to build all of them takes 10 ms."""
+    return {kind: _changes_query(kind) for kind in (*WHOLE_TABLES, *CHANGED_ROW_TABLES)}
+
+
+def _changes_query(kind: type[Row]) -> sa.Select[Any]:
+    source = kind.table
+    environment: sa.BindParameter[int] = sa.bindparam("environment")
+    since: sa.BindParameter[int] = sa.bindparam("since")
+    in_environment = (
+        source.c.environment_id == environment if "environment_id" in source.c else sa.true()
+    )
+    after = source.c.revision > since
+    if kind in WHOLE_TABLES:
+        other = source.alias()
+        after = sa.exists().where(other.c.environment_id == environment, other.c.revision > since)
+    return (
+        kind.select()
+        .where(in_environment, after)
+        .order_by(source.c.revision, *source.primary_key.columns)
+    )
 
 
 def keys_since(connection: sa.Connection, environment_id: int, since: int) -> Iterator[KeyValues]:

@@ -3,9 +3,9 @@
 Many processes start at once, on several hosts, and write the same. A report is stored once by its
 digest. A deployment has an id that all its processes compute alike, so the first of them writes it.
 
-A process begins a deployment unless its host has one of the same code that goes on. It goes on
-while another process of it is alive, or where a process replaces one that died: it has the plugins
-that were loaded at the same moment.
+A process begins a deployment unless it belongs to one of the same code on its host. It does while
+another process of that deployment is alive. It also does where it replaces one that died: its
+plugins were loaded at the same moment.
 """
 
 from __future__ import annotations

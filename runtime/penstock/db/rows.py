@@ -17,7 +17,7 @@ a session, and cost several times as much to create.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Generic, Never, Self, TypeVar, overload
 
 import sqlalchemy as sa
@@ -120,9 +120,14 @@ class Row:
         return sa.select(*cls.columns)
 
     @classmethod
-    def fetch(cls, connection: sa.Connection, query: sa.Select[Any]) -> list[Self]:
+    def fetch(
+        cls,
+        connection: sa.Connection,
+        query: sa.Select[Any],
+        parameters: Mapping[str, object] | None = None,
+    ) -> list[Self]:
         """Return the rows of a query that began with `select`."""
-        return [cls.of(values) for values in connection.execute(query)]
+        return [cls.of(values) for values in connection.execute(query, parameters)]
 
     @classmethod
     def fetch_first(cls, connection: sa.Connection, query: sa.Select[Any]) -> Self | None:

@@ -110,7 +110,7 @@ def test_it_is_nowhere(
         "json": [runtime.operate("runs", "show", run, "--format", "json") for run in runs],
         "pages": [
             viewer.get(path).text
-            for path in ("/runs", *(f"/runs/{run}" for run in runs), "/", "/audit")
+            for path in ("/e/test/runs", *(f"/e/test/runs/{run}" for run in runs), "/", "/audit")
         ],
         "log": capfd.readouterr().err,
     }

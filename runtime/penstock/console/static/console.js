@@ -1,11 +1,26 @@
 "use strict";
-// Times in the viewer's time zone, copy buttons, confirmations, charts, and the CSRF token on requests of htmx.
+// Times in the viewer's time zone, copy buttons, confirmations, menus, search, and the CSRF token on requests of htmx.
 (() => {
   const shortForm = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
   const fineForm = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
-  const times = (root) => {
-    for (const item of root.querySelectorAll("time[datetime]")) item.textContent = ("fine" in item.dataset ? fineForm : shortForm).format(new Date(item.dateTime));
+  const relative = (seconds) => {
+    const size = Math.abs(seconds);
+    const [unit, name] = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]].find(([length]) => size >= length) ?? [1, "s"];
+    const words = `${Math.floor(size / unit)} ${name}`;
+    return seconds >= 0 ? `${words} ago` : `in ${words}`;
   };
+  const times = (root) => {
+    for (const item of root.querySelectorAll("time[datetime]")) {
+      const at = new Date(item.dateTime);
+      if ("ago" in item.dataset) {
+        item.textContent = relative((Date.now() - at) / 1000);
+        item.title = `${fineForm.format(at)} · ${at.toISOString().slice(0, 19).replace("T", " ")} UTC`;
+      } else item.textContent = ("fine" in item.dataset ? fineForm : shortForm).format(at);
+    }
+  };
+  // The moment itself, when a time that says "4 min ago" has the focus.
+  document.addEventListener("focusin", (event) => { if (event.target.matches?.("time[data-ago]")) event.target.textContent = event.target.title; });
+  document.addEventListener("focusout", (event) => { if (event.target.matches?.("time[data-ago]")) times(event.target.parentNode); });
 
   document.addEventListener("htmx:configRequest", (event) => {
     event.detail.headers["X-CSRFToken"] = document.querySelector("meta[name=csrf-token]").content;
@@ -16,13 +31,13 @@
   document.addEventListener("htmx:afterSwap", (event) => times(event.detail.target));
 
   document.addEventListener("click", async (event) => {
-    const button = event.target.closest("[data-copy]");
+    const button = event.target.closest("[data-copy], [data-copy-text]");
     if (!button) return;
-    const source = document.querySelector(button.dataset.copy);
+    const source = button.dataset.copy ? document.querySelector(button.dataset.copy) : button.previousElementSibling;
     const label = button.textContent;
     try {
-      await navigator.clipboard.writeText(source.textContent.trim());
-      button.textContent = "Copied";
+      await navigator.clipboard.writeText(button.dataset.copyText ?? source.textContent.trim());
+      button.textContent = button.dataset.copyText ? "✓" : "Copied";
     } catch {
       getSelection().selectAllChildren(source);
       button.textContent = "Press Ctrl+C";
@@ -46,65 +61,45 @@
     for (const box of boxes) box.checked = on;
   });
 
+  // The question of a view, as a dialog. Where it can't be had, the form leads to its page.
   const dialog = document.getElementById("confirm");
-  let pending = null; // the form that the dialog asks about
-  document.addEventListener("submit", (event) => {
+  document.addEventListener("submit", async (event) => {
     const form = event.target;
-    if (!form.dataset.confirm || form === pending) return;
+    if (!("ask" in form.dataset)) return;
     event.preventDefault();
-    pending = form;
-    dialog.querySelector("#confirm-text").textContent = form.dataset.confirm;
-    dialog.querySelector("[data-answer=yes]").textContent = form.dataset.yes || "Confirm";
-    dialog.querySelector("[data-answer=no]").textContent = form.dataset.no || "Cancel";
+    const address = `${form.action}?${new URLSearchParams(new FormData(form))}`;
+    const answer = await fetch(address, { headers: { "HX-Request": "true" } }).catch(() => null);
+    if (!answer?.ok) { location.assign(address); return; }
+    dialog.innerHTML = await answer.text();
     dialog.showModal();
   });
-  dialog.addEventListener("close", () => { pending = null; });
-  dialog.addEventListener("click", (event) => {
-    const answer = event.target.dataset.answer;
-    if (answer === "yes") pending.requestSubmit();
-    if (answer) dialog.close();
+  dialog.addEventListener("click", (event) => { if ("close" in event.target.dataset) dialog.close(); });
+
+  // One menu is open at a time; Escape and a click elsewhere close it.
+  const menus = () => document.querySelectorAll("details.drop[open]");
+  document.addEventListener("click", (event) => { for (const menu of menus()) if (!menu.contains(event.target)) menu.open = false; });
+  const search = document.getElementById("search");
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") {
+      for (const menu of menus()) { menu.open = false; menu.querySelector("summary").focus(); }
+      document.getElementById("hits")?.replaceChildren();
+    }
+    const typing = event.target.closest("input, textarea, select, [contenteditable]");
+    if (search && ((event.key === "k" && (event.ctrlKey || event.metaKey)) || (event.key === "/" && !typing && !event.ctrlKey && !event.altKey))) {
+      event.preventDefault();
+      search.focus();
+      search.select();
+    }
+  });
+  // Arrow keys move between the search box and its results.
+  document.querySelector("form.search")?.addEventListener("keydown", (event) => {
+    if (event.key !== "ArrowDown" && event.key !== "ArrowUp") return;
+    const places = [search, ...document.querySelectorAll("#hits a")];
+    const next = places.indexOf(document.activeElement) + (event.key === "ArrowDown" ? 1 : -1);
+    if (places[next]) { event.preventDefault(); places[next].focus(); }
   });
 
-  const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const round = (value) => (value >= 10 ? Math.round(value) : Number(value.toPrecision(2)));
-  const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
-  const day = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
-  const figure = (value) => (value === null || value === undefined ? "–" : value >= 1 ? `${round(value)} s` : `${round(value * 1000)} ms`);
-  const KINDS = {
-    calls: { lines: [["succeeded", "--good"], ["rejected", "--warn"], ["server errors", "--bad"]], value: (v) => (v === null || v === undefined ? "–" : String(v)) },
-    latency: { lines: [["p50", "--good"], ["p95", "--warn"]], value: figure },
-  };
-  const draw = (place, kind, data) => {
-    place._data = data;
-    place._chart?.destroy();
-    const axis = { stroke: css("--pico-muted-color"), grid: { stroke: css("--pico-muted-border-color"), width: 1 }, ticks: { show: false }, font: "12px system-ui" };
-    const series = KINDS[kind].lines.map(([label, colour]) => ({
-      label, stroke: css(colour), width: 2, points: { show: data[0].length < 40, size: 4 }, value: (_, v) => KINDS[kind].value(v),
-    }));
-    const options = {
-      width: place.clientWidth, height: 190, cursor: { y: false }, series: [{ value: (_, v) => (v ? shortForm.format(new Date(v * 1000)) : "–") }, ...series],
-      scales: { y: { range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
-      axes: [{ ...axis, space: 70, values: (_, ticks) => ticks.map((tick) => (data[0].at(-1) - data[0][0] > 200000 ? day : clock).format(new Date(tick * 1000))) }, { ...axis, size: 60, values: (_, ticks) => ticks.map((tick) => (kind === "latency" ? (tick ? figure(tick) : "0") : Number.isInteger(tick) ? tick : "")) }],
-    };
-    place._chart = new uPlot(options, data, place);
-  };
-  const refresh = async (group) => {
-    const answer = await fetch(group.dataset.charts, { headers: { "HX-Request": "true" } });
-    if (!answer.ok) return;
-    const data = await answer.json();
-    for (const place of group.querySelectorAll("[data-chart]")) draw(place, place.dataset.chart, data[place.dataset.chart]);
-  };
-  const redraw = () => {
-    for (const place of document.querySelectorAll("[data-chart]")) if (place._data) draw(place, place.dataset.chart, place._data);
-  };
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-  let wide = innerWidth;
-  addEventListener("resize", () => { if (innerWidth !== wide) { wide = innerWidth; redraw(); } });
-
   times(document);
-  document.querySelector(".pages [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" }); // on a narrow screen the entries scroll
-  for (const group of document.querySelectorAll("[data-charts]")) {
-    refresh(group);
-    setInterval(() => { if (!document.hidden) refresh(group); }, 15000);
-  }
+  document.querySelector("[aria-invalid=true]")?.focus(); // the first field with a fault
+  setInterval(() => { if (!document.hidden && !document.activeElement?.matches("time")) times(document); }, 30000);
 })();
