@@ -61,8 +61,12 @@ def ps(context: Context, environment: str | None, listing: Listing) -> None:
     All environments are listed unless one is given. `policy version` is that of the policy which a
     process applies; (behind) marks one that has not read the newest change yet.
     """
-    rows = [_process_row(item) for item in list_processes(context.engine, environment)]
+    rows = [_process_row(item) for item in list_processes(context.engine, _chosen(environment))]
     show_rows(rows, listing, PROCESS_COLUMNS, lambda row: row["id"], empty="no process is alive")
+
+
+def _chosen(environment: str | None) -> list[str] | None:
+    return None if environment is None else [environment]
 
 
 def _process_row(item: ProcessFacts) -> dict[str, object]:
@@ -102,7 +106,7 @@ def deployments_list(context: Context, environment: str | None, listing: Listing
     """
     rows = list_deployments(
         context.engine,
-        environment,
+        _chosen(environment),
         search=listing.search,
         after=listing.cursor,
         limit=listing.fetched,

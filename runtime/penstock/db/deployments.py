@@ -222,10 +222,10 @@ def contents_of(connection: sa.Connection, digests: Collection[str]) -> Mapping[
     return {row.digest: row.content for row in ProcessReportRow.fetch(connection, query)}
 
 
-def alive_everywhere(
-    connection: sa.Connection, environment_id: int | None, silent: Mapping[str, float]
+def alive_in(
+    connection: sa.Connection, environment_ids: Collection[int], silent: Mapping[str, float]
 ) -> list[ListedProcess]:
-    """Return the processes that are alive, of one environment or of all, newest first.
+    """Return the processes of environments that are alive, newest first.
 
     `silent` has the seconds without a heartbeat after which a process of a kind counts as gone.
     """
@@ -237,9 +237,9 @@ def alive_everywhere(
     query = ListedProcess.select().join_from(
         ProcessRow.table, EnvironmentRow.table, ProcessRow.environment_id == EnvironmentRow.id
     )
-    query = query.where(~ProcessRow.ended, sa.or_(*alive))
-    if environment_id is not None:
-        query = query.where(ProcessRow.environment_id == environment_id)
+    query = query.where(
+        ~ProcessRow.ended, sa.or_(*alive), ProcessRow.environment_id.in_(environment_ids)
+    )
     return ListedProcess.fetch(
         connection, query.order_by(ProcessRow.started_at.desc(), ProcessRow.id)
     )
@@ -247,13 +247,13 @@ def alive_everywhere(
 
 def deployments_page(
     connection: sa.Connection,
-    environment_id: int | None,
+    environment_ids: Collection[int],
     *,
     search: str = "",
     after: str | None = None,
     limit: int,
 ) -> list[ListedDeployment]:
-    """Return deployments, newest first, of one environment or of all.
+    """Return deployments of environments, newest first.
 
     `search` is a text in the host, the user or the changes; a page begins after the id `after`.
     """
@@ -261,8 +261,7 @@ def deployments_page(
         EnvironmentRow.table, DeploymentRow.environment_id == EnvironmentRow.id
     )
     query = ListedDeployment.select().select_from(source)
-    if environment_id is not None:
-        query = query.where(DeploymentRow.environment_id == environment_id)
+    query = query.where(DeploymentRow.environment_id.in_(environment_ids))
     if search:
         changes = sa.cast(DeploymentRow.changes, sa.Text)
         query = query.where(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -88,21 +88,21 @@ def plugin_text(plugin: ReportedPlugin) -> str:
 
 def list_deployments(
     engine: Engine,
-    environment: str | None,
+    environments: Collection[str] | None,
     *,
     search: str = "",
     after: str | None = None,
     limit: int,
 ) -> list[Deployment]:
-    """Return deployments, newest first, of an environment or of all (None).
+    """Return deployments of environments, newest first; None means all environments.
 
     `search` is a text in the host, the user or the changes; a page begins after the id `after`.
-    Raises UnknownName for the environment.
+    Raises UnknownName for an environment.
     """
-    environment_id = _environment_id(engine, environment)
+    environment_ids = _environment_ids(engine, environments)
     with reading(engine) as connection:
         rows = stored.deployments_page(
-            connection, environment_id, search=search, after=after, limit=limit
+            connection, environment_ids, search=search, after=after, limit=limit
         )
         return _deployments(connection, rows)
 
@@ -125,15 +125,15 @@ def find_deployment(engine: Engine, identifier: str) -> DeploymentDetails:
     return DeploymentDetails(deployment, read_report(content))
 
 
-def list_processes(engine: Engine, environment: str | None) -> list[ProcessFacts]:
-    """Return the processes that are alive, of an environment or of all (None), newest first.
+def list_processes(engine: Engine, environments: Collection[str] | None) -> list[ProcessFacts]:
+    """Return the processes that are alive, newest first; None means all environments.
 
-    Raises UnknownName for the environment.
+    Raises UnknownName for an environment.
     """
-    environment_id = _environment_id(engine, environment)
+    environment_ids = _environment_ids(engine, environments)
     versions = {row.name: row.policy_version for row in list_environments(engine)}
     with reading(engine) as connection:
-        rows = stored.alive_everywhere(connection, environment_id, TIMEOUTS_S)
+        rows = stored.alive_in(connection, environment_ids, TIMEOUTS_S)
         contents = stored.contents_of(connection, {row.report for row in rows if row.report})
     reports = {digest: read_report(content) for digest, content in contents.items()}
     return [
@@ -148,9 +148,7 @@ def deployment_markers(
 
     Times are in seconds since the epoch. Raises UnknownName for the environment.
     """
-    environment_id = _environment_id(engine, environment)
-    if environment_id is None:
-        return []
+    (environment_id,) = _environment_ids(engine, [environment])
     with reading(engine) as connection:
         rows = stored.deployments_between(
             connection,
@@ -165,19 +163,21 @@ def deployment_markers(
     ]
 
 
-def _environment_id(engine: Engine, name: str | None) -> int | None:
-    if name is None:
-        return None
+def _environment_ids(engine: Engine, names: Collection[str] | None) -> list[int]:
     ids = {row.name: row.id for row in list_environments(engine)}
-    if name not in ids:
-        raise UnknownName("environment", name, ids)
-    return ids[name]
+    for name in names or ():
+        if name not in ids:
+            raise UnknownName("environment", name, ids)
+    return [ids[name] for name in (ids if names is None else names)]
 
 
 def _deployments(
     connection: Connection, rows: Sequence[stored.ListedDeployment]
 ) -> list[Deployment]:
-    alive = Counter(row.deployment for row in stored.alive_everywhere(connection, None, TIMEOUTS_S))
+    alive = Counter(
+        row.deployment
+        for row in stored.alive_in(connection, {row.environment_id for row in rows}, TIMEOUTS_S)
+    )
     return [
         Deployment(
             row.id,

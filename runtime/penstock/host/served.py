@@ -22,7 +22,7 @@ from datetime import datetime
 from penstock.access.snapshot import Snapshot
 from penstock.contracts.policies import Violation
 from penstock.contracts.responses import ResponsePolicy
-from penstock.db.deployments import ListedProcess, alive_everywhere, contents_of
+from penstock.db.deployments import ListedProcess, alive_in, contents_of
 from penstock.db.engine import Engine, reading
 from penstock.gate.compliance import SERVED_STATES, Evaluation, State
 from penstock.gate.evaluation import EvaluatedPipelines
@@ -146,7 +146,7 @@ def served_in(
     evaluated = EvaluatedPipelines(external, internal, ResponsePolicy())
     would_be = report_of(catalog, evaluated, lambda text: text, serves=True)
     with reading(engine) as connection:
-        alive = alive_everywhere(connection, access.environment.id, TIMEOUTS_S)
+        alive = alive_in(connection, [access.environment.id], TIMEOUTS_S)
         contents = contents_of(connection, {row.report for row in alive if row.report})
     reports = {digest: read_report(content) for digest, content in contents.items()}
     serving: list[tuple[ListedProcess, ProcessReport]] = []

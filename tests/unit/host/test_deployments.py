@@ -120,7 +120,7 @@ class Process:
 
 
 def listed(place: Place, env: str | None = None) -> list[Deployment]:
-    return list_deployments(place.engine, env, limit=50)
+    return list_deployments(place.engine, None if env is None else [env], limit=50)
 
 
 def texts(place: Place) -> list[str]:
@@ -202,7 +202,7 @@ def test_a_change_of_policy_is_reported_and_is_no_deployment(place: Place) -> No
     process.report()
 
     (deployment,) = listed(place)
-    (facts,) = list_processes(place.engine, "prod")
+    (facts,) = list_processes(place.engine, ["prod"])
 
     details = find_deployment(place.engine, deployment.id[:8])
     assert details.report is not None
@@ -215,7 +215,7 @@ def test_a_process_that_has_not_read_a_policy_is_behind(place: Place) -> None:
     Process.start(place, "prod", {"orders": source("orders")})
     place.policy("any", "prod")
 
-    (facts,) = list_processes(place.engine, "prod")
+    (facts,) = list_processes(place.engine, ["prod"])
 
     assert facts.behind
     assert "(behind)" in run(place, "ps").stdout
