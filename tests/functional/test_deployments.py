@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from support.commands import run
 from support.durable import until
 from support.place import Place, Server
@@ -27,10 +28,10 @@ def penstock_pipelines(): return [payments]
 """
 
 
+@pytest.mark.parametrize("place", ["postgresql"], indirect=True)
 def test_a_start_and_a_reload_of_several_processes_are_two_deployments(
-    new_database: Callable[..., str], tmp_path: Path, serve: Callable[..., Server]
+    place: Place, tmp_path: Path, serve: Callable[..., Server]
 ) -> None:
-    place = Place.make(new_database("postgresql", upgraded=True), tmp_path)
     def processes(version: str) -> list[dict[str, object]]:
         """Return the processes that serve a version of the plugin."""
         rows = json.loads(run(place, "ps", "--env", "prod", "--format", "json").stdout)
