@@ -59,7 +59,8 @@ def ps(context: Context, environment: str | None, listing: Listing) -> None:
     """List the processes that are alive, and what each of them serves.
 
     All environments are listed unless one is given. `policy version` is that of the policy which a
-    process applies; (behind) marks one that has not read the newest change yet.
+    process applies; (behind) marks one that has not read the newest change yet. Plugins of Penstock itself are not
+    listed; `penstock deployments show` lists them.
     """
     rows = [_process_row(item) for item in list_processes(context.engine, _chosen(environment))]
     show_rows(rows, listing, PROCESS_COLUMNS, lambda row: row["id"], empty="no process is alive")
@@ -85,7 +86,7 @@ def _process_row(item: ProcessFacts) -> dict[str, object]:
         "served": item.served,
         "blocked": item.blocked,
         "started_by": item.started_by,
-        "plugins": item.plugin_names,
+        "plugins": item.own_plugins,
     }
 
 

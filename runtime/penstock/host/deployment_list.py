@@ -18,6 +18,7 @@ from penstock.host.served import TIMEOUTS_S
 
 MIN_PREFIX_LENGTH = 4  # of an id
 MAX_MARKERS = 50
+SHIPPED = "penstock_"  # the names of plugins that Penstock ships begin with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +76,10 @@ class ProcessFacts:
     deployment: str | None
 
     @property
-    def plugin_names(self) -> list[str]:
-        """The plugins with their versions, as `payments 2.3.1`."""
-        return [plugin_text(plugin) for plugin in self.plugins]
+    def own_plugins(self) -> list[str]:
+        """The plugins that are not of Penstock itself, as `payments 2.3.1`."""
+        own = (plugin for plugin in self.plugins if not plugin.name.startswith(SHIPPED))
+        return [plugin_text(plugin) for plugin in own]
 
 
 def plugin_text(plugin: ReportedPlugin) -> str:
