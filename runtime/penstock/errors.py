@@ -5,12 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import Any
 
 from penstock.header_fields import PROBLEM_HEADERS, HeaderValue, header_fields
-
-if TYPE_CHECKING:
-    from penstock.contracts.call import Caller
 
 RETRYABLE_STATUSES = frozenset({408, 425, 429})  # client errors that a retry can solve
 
@@ -36,7 +33,7 @@ class Refusal(PenstockError):
     """
 
     counted = False
-    caller: Caller | None = None
+    caller: Any = None  # a Caller; its module imports this one
 
     def __init__(
         self,

@@ -65,7 +65,7 @@ class CallLog:
         pipeline, refusal = exchange.place.pipeline, outcome.refusal
         if exchange.runner is None or call is None or endpoint is None:
             if refusal is not None:
-                caller = exchange.caller or refusal.caller or ANONYMOUS
+                caller: Caller = exchange.caller or refusal.caller or ANONYMOUS
                 recorder.rejected(
                     pipeline,
                     refusal.code,
