@@ -1,4 +1,4 @@
-"""Samples of the calls that the gate rejected."""
+"""Rejected calls: written in batches, read a page at a time, purged a few at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ PURGED_AT_A_TIME = 500
 
 @dataclass(frozen=True, slots=True)
 class RejectedCall:
-    """A call that the gate rejected."""
+    """A rejected call.
+
+    `id` is that of the reply, `path` is redacted, `scopes` are those of the caller's token.
+    """
 
     id: str
     environment_id: int
@@ -24,11 +27,25 @@ class RejectedCall:
     address: str
     reason: str | None
     consumer_id: int | None
+    http_status: int | None = None
+    method: str | None = None
+    path: str | None = None
+    route: str | None = None
+    detail: str | None = None
+    key_id: str | None = None
+    scopes: str | None = None
+    request_id: str | None = None
 
 
 def record(connection: sa.Connection, samples: Sequence[RejectedCall]) -> None:
     """Write samples."""
     connection.execute(sa.insert(RejectedCallRow.table), [asdict(sample) for sample in samples])
+
+
+def get(connection: sa.Connection, identifier: str) -> RejectedCallRow | None:
+    """Return the rejected call with an id, or None."""
+    query = RejectedCallRow.select().where(RejectedCallRow.id == identifier)
+    return RejectedCallRow.fetch_first(connection, query)
 
 
 def page(

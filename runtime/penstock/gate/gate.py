@@ -145,7 +145,9 @@ class Gate:
             try:
                 proven = authenticator.verify(credential, access, caller, now)
             except CredentialRejected as error:
-                raise _invalid(authenticator, error, access) from error
+                refusal = _invalid(authenticator, error, access)
+                refusal.caller = caller
+                raise refusal from error
             except Refusal:
                 raise
             except BaseException as error:  # noqa: BLE001  plugin code may raise anything
@@ -242,6 +244,14 @@ class Gate:
                 raise _invalid(authenticator, CredentialRejected("it came before"), access)
 
     def _authorize(self, caller: Caller, access: Snapshot) -> None:
+        """Raise Refusal, which names the caller, where the caller has no access."""
+        try:
+            self._require_access(caller, access)
+        except Refusal as refusal:
+            refusal.caller = caller
+            raise
+
+    def _require_access(self, caller: Caller, access: Snapshot) -> None:
         if caller.consumer_id is not None:
             consumer = access.consumer(caller.consumer_id)
             named = consumer is not None and consumer.enabled and consumer.name == caller.consumer

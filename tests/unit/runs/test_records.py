@@ -592,7 +592,13 @@ class TestTheRecorder:
             recorder.ended(Finished(good, example(), Status.SUCCEEDED, 200))
             recorder.progress(good, {"done": object()})
             recorder.progress(poison, {"done": 1})
-            recorder.rejected("v1/example", "key-missing")
+            recorder.rejected(
+                "v1/example",
+                "key-missing",
+                describe=lambda environment: rejected_calls.RejectedCall(
+                    new_run_id(), environment, "v1/example", "key-missing", "", None, None
+                ),
+            )
         recorder.stop()
 
         assert self.stored_run(place, good).status == "succeeded"
