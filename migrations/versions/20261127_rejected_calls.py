@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "20261127_rejected_calls"
-down_revision = "20261127_pending_changes"
+down_revision = "20261127_key_listing"
 branch_labels = None
 depends_on = None
 
@@ -17,6 +17,7 @@ COLUMNS = {
     "key_id": sa.String(length=32),
     "scopes": sa.Text(),
     "request_id": sa.String(length=128),
+    "left_out": sa.Integer(),
 }
 
 

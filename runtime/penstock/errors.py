@@ -194,8 +194,13 @@ class CredentialRejected(PenstockError):
     """An authenticator raises it for an invalid credential of its kind.
 
     The text is for the log. The caller does not receive it, since the exact reason would help an
-    attacker.
+    attacker. `caller` is a Caller: whose credential it is, where that is known although it is not
+    valid. It appears in the record of the rejected call alone.
     """
+
+    def __init__(self, reason: str = "", caller: Any = None) -> None:  # noqa: ANN401  its module imports this one
+        super().__init__(reason)
+        self.caller = caller
 
 
 class TokenNotIssued(PenstockError):

@@ -132,6 +132,8 @@ class RejectedCallRow(Row, table="refusals"):
     key_id: Col[str | None] = column(String(32), nullable=True)
     scopes: Col[str | None] = column(Text, nullable=True)  # of the caller's token
     request_id: Col[str | None] = column(String(128), nullable=True)
+    # Later calls of the same consumer in the same minute that were not kept.
+    left_out: Col[int | None] = column(Integer, nullable=True)
     indexes = (
         Index("ix_refusals_environment", "environment_id", "id"),
         Index(

@@ -145,9 +145,7 @@ class Gate:
             try:
                 proven = authenticator.verify(credential, access, caller, now)
             except CredentialRejected as error:
-                refusal = _invalid(authenticator, error, access)
-                refusal.caller = caller
-                raise refusal from error
+                raise _invalid(authenticator, error, access, caller) from error
             except Refusal:
                 raise
             except BaseException as error:  # noqa: BLE001  plugin code may raise anything
@@ -197,7 +195,7 @@ class Gate:
                 try:
                     proven = authenticator.verify_body(credential, raw, head, access, caller, now)
                 except CredentialRejected as error:
-                    raise _invalid(authenticator, error, access) from error
+                    raise _invalid(authenticator, error, access, caller) from error
                 except DatabaseUnavailable as error:
                     raise unavailable() from error
                 except Refusal:
@@ -223,7 +221,7 @@ class Gate:
             try:
                 once = authenticator.once(credential, raw, head)
             except CredentialRejected as error:
-                raise _invalid(authenticator, error, access) from error
+                raise _invalid(authenticator, error, access, caller) from error
             except Refusal:
                 raise
             except BaseException as error:  # noqa: BLE001  plugin code may raise anything
@@ -241,7 +239,8 @@ class Gate:
             except DatabaseUnavailable as error:
                 raise unavailable() from error
             if not first:
-                raise _invalid(authenticator, CredentialRejected("it came before"), access)
+                before = CredentialRejected("it came before")
+                raise _invalid(authenticator, before, access, caller)
 
     def _authorize(self, caller: Caller, access: Snapshot) -> None:
         """Raise Refusal, which names the caller, where the caller has no access."""
@@ -305,8 +304,12 @@ def _missing(missing: list[RegisteredAuthenticator], access: Snapshot) -> Refusa
 
 
 def _invalid(
-    authenticator: RegisteredAuthenticator, error: CredentialRejected, access: Snapshot
+    authenticator: RegisteredAuthenticator,
+    error: CredentialRejected,
+    access: Snapshot,
+    caller: Caller = ANONYMOUS,
 ) -> Refusal:
+    """Return the rejection of a credential. `caller` is whom earlier credentials proved."""
     challenge = f'{authenticator.challenge} realm="{access.environment.name}"'
     if authenticator.challenge == "Bearer":
         challenge += ', error="invalid_token"'
@@ -317,6 +320,8 @@ def _invalid(
         headers=[("WWW-Authenticate", challenge)],
     )
     refusal.__cause__ = error
+    known = error.caller if type(error.caller) is Caller else ANONYMOUS  # of plugin code
+    refusal.caller = caller if caller is not ANONYMOUS else known
     return refusal
 
 

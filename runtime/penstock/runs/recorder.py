@@ -292,11 +292,13 @@ class Recorder:
     def _write_durable(self) -> int:
         progress, self._progress = self._progress, {}
         events = [self._events[index] for index in range(min(BATCH_SIZE, len(self._events)))]
-        samples = self._rejected.queued()
-        if not (progress or events or samples):
+        samples, left_out = self._rejected.queued(), self._rejected.left_out()
+        if not (progress or events or samples or left_out):
             return 0
         try:
             ends = self._store_durable(events, progress, samples)
+            if left_out:
+                rejected_calls.count_left_out(self._engine, left_out)
         except DatabaseUnavailable:
             self._progress = progress | self._progress
             raise
@@ -306,7 +308,7 @@ class Recorder:
                 self._ending.discard(event.run)
                 if event.run in ends:
                     self._counter.add(event.pipeline.id, ends[event.run], event.micros)
-        self._rejected.written(len(samples))
+        self._rejected.written(len(samples), left_out)
         return len(events)
 
     def _store_durable(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from penstock.db.rejected_calls import RejectedCall
 
@@ -29,6 +29,8 @@ class RejectedCalls:
         self._sampled_at: dict[tuple[str, str], float] = {}
         self._minute = 0
         self._by_consumer: dict[int, int] = {}
+        self._last: dict[int, str] = {}  # id of the last call of a consumer that was kept
+        self._left_out: dict[str, int] = {}  # calls after that one, by its id
 
     def accepts(self, pipeline: str, problem: str, consumer_id: int | None) -> bool:
         """Return whether the next call of this kind is stored, and count it."""
@@ -49,9 +51,12 @@ class RejectedCalls:
 
     def _accepts_consumer(self, consumer_id: int, minute: int) -> bool:
         if minute != self._minute:
-            self._minute, self._by_consumer = minute, {}
+            self._minute, self._by_consumer, self._last = minute, {}, {}
         number = self._by_consumer.get(consumer_id, 0)
         if number >= MAX_CALLS_OF_CONSUMER:
+            last = self._last.get(consumer_id)
+            if last is not None:
+                self._left_out[last] = self._left_out.get(last, 0) + 1
             return False
         self._by_consumer[consumer_id] = number + 1
         return True
@@ -59,13 +64,23 @@ class RejectedCalls:
     def append(self, call: RejectedCall) -> None:
         """Queue a call that is accepted."""
         self._samples += call.consumer_id is None
+        if call.consumer_id is not None:
+            self._last[call.consumer_id] = call.id
         self._queued.append(call)
 
     def queued(self) -> Sequence[RejectedCall]:
         """Return the calls that wait; other threads may add to them meanwhile."""
         return [self._queued[index] for index in range(len(self._queued))]
 
-    def written(self, number: int) -> None:
-        """Remove the oldest calls, which were written."""
+    def left_out(self) -> dict[str, int]:
+        """Return how many calls were not kept, by the id of the last kept one before them."""
+        return dict(self._left_out)
+
+    def written(self, number: int, left_out: Mapping[str, int]) -> None:
+        """Remove the oldest calls, which were written, and counts that have been added up."""
+        current = set(list(self._last.values()))  # noqa: C414  a copy: other threads add to it
+        for last in left_out:
+            if last not in current:  # its minute is over
+                self._left_out.pop(last, None)
         for _ in range(number):
             self._samples -= self._queued.popleft().consumer_id is None
