@@ -16,6 +16,7 @@ from penstock.cli import (
     consumers,
     credentials,
     database,
+    deployments,
     docs,
     environments,
     explain,
@@ -129,6 +130,7 @@ MANAGEMENT = (
     *callbacks.COMMANDS,
     *users.COMMANDS,
     *changes.COMMANDS,
+    *deployments.COMMANDS,
 )
 DEPLOYMENT = (
     *serve.COMMANDS,

@@ -28,7 +28,7 @@ class DeadWorker(NamedTuple):
     again: bool
 
 
-def _now(connection: sa.Connection) -> datetime:
+def now_of(connection: sa.Connection) -> datetime:
     """Return the database's time; SQLite has no clock, and one host."""
     if connection.dialect.name == "sqlite":
         return datetime.now(UTC)
@@ -47,7 +47,7 @@ def register(
 ) -> None:
     """Write that a process runs; `pipelines` are those whose runs a worker performs, None: all."""
     with writing(engine) as connection:
-        now = _now(connection)
+        now = now_of(connection)
         connection.execute(
             sa.insert(ProcessRow.table).values(
                 {
@@ -76,7 +76,7 @@ def heartbeat(engine: Engine, process: str, *, ended: bool = False) -> bool:
         )
         return bool(
             connection.execute(
-                query.values({ProcessRow.seen_at: _now(connection), ProcessRow.ended: ended})
+                query.values({ProcessRow.seen_at: now_of(connection), ProcessRow.ended: ended})
             ).rowcount
         )
 
@@ -90,7 +90,7 @@ def claim_dead_workers(
     again. A claim ends after `lease` seconds, for its process may have died.
     """
     with writing(engine) as connection:
-        now = _now(connection)
+        now = now_of(connection)
         dead = sa.or_(ProcessRow.ended, ProcessRow.seen_at < now - timedelta(seconds=silent))
         free = sa.or_(
             ProcessRow.taken_by.is_(None),
@@ -126,7 +126,7 @@ def delete_silent_servers(engine: Engine, environment_id: int, *, silent: float)
     Workers stay: other workers recover their runs first.
     """
     with writing(engine) as connection:
-        gone = ProcessRow.seen_at < _now(connection) - timedelta(seconds=silent)
+        gone = ProcessRow.seen_at < now_of(connection) - timedelta(seconds=silent)
         connection.execute(
             sa.delete(ProcessRow.table).where(
                 ProcessRow.environment_id == environment_id, ProcessRow.kind == "serve", gone
@@ -144,6 +144,6 @@ def alive(connection: sa.Connection, environment_id: int, *, silent: float) -> l
     query = ProcessRow.select().where(
         ProcessRow.environment_id == environment_id,
         ~ProcessRow.ended,
-        ProcessRow.seen_at >= _now(connection) - timedelta(seconds=silent),
+        ProcessRow.seen_at >= now_of(connection) - timedelta(seconds=silent),
     )
     return ProcessRow.fetch(connection, query.order_by(ProcessRow.kind, ProcessRow.started_at))

@@ -178,6 +178,13 @@ class ProcessRow(Row, table="processes"):
     taken_at: Col[datetime | None] = column(Moment, nullable=True)
     # Of a worker: those whose runs it performs; none known: all of them.
     pipelines: Col[Any] = column(JSON(none_as_null=True), nullable=True)
+    # What it reported last, see db/deployments.py; NULL until then.
+    report: Col[str | None] = column(String(64), nullable=True)
+    code: Col[str | None] = column(String(64), nullable=True)
+    deployment: Col[str | None] = column(String(64), nullable=True)
+    revision: Col[int | None] = column(BigInteger, nullable=True)
+    policy_version: Col[int | None] = column(Integer, nullable=True)
+    started_by: Col[str | None] = column(String(255), nullable=True)
 
 
 class IdempotentReplyRow(Row, table="kept_replies"):

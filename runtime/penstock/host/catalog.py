@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from functools import cached_property
+from hashlib import sha256
 
 import structlog
 
@@ -23,6 +25,7 @@ from penstock.host.compilation import OfferCompiler
 from penstock.host.events import PLUGIN_ERROR, problem_events
 from penstock.plugins.guard import PluginFault
 from penstock.plugins.offers import Offer, Plugins
+from penstock.plugins.versions import own_version, plugin_versions
 from penstock.settings import Settings
 
 MAX_PROBLEMS = 500
@@ -67,6 +70,21 @@ class Catalog:
     def broken(self) -> frozenset[str]:
         """The ids of the pipelines whose declaration has a fault."""
         return frozenset(identifier for identifier, item in self.loaded.items() if item.broken)
+
+    @cached_property
+    def code(self) -> str:
+        """A digest of the plugins, the pipelines and their versions.
+
+        Processes of one digest serve the same, given the same access data.
+        """
+        versions = sorted(plugin_versions(self.plugins).items())
+        failed = sorted({problem.plugin for problem in self.plugins.problems})
+        pipelines = sorted(
+            (identifier, item.pipeline.version, item.plugin, bool(item.broken))
+            for identifier, item in self.loaded.items()
+        )
+        parts = own_version(), sorted(self.plugins.loaded), versions, failed, pipelines
+        return sha256(repr(parts).encode("utf-8", "replace")).hexdigest()
 
     @property
     def queues(self) -> list[Queue]:

@@ -1,4 +1,4 @@
-"""Work that is due now and then: write key usage, renew claims, say "alive", delete what is old.
+"""Work that is due now and then: write key usage and reports, renew claims, delete what is old.
 
 It has a thread of its own: a view that waits for a purge would be stale. Deleting is done a few
 rows at a time with pauses between, because calls come first.
@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from penstock import clock, logs, threads
-from penstock.db import call_counts, processes, rejected_calls, runs
+from penstock.db import call_counts, deployments, processes, rejected_calls, runs
 from penstock.db.api_keys import touch_keys
 from penstock.db.clock import measure
 from penstock.db.engine import Engine, close_idle_sessions, open_engine
@@ -21,6 +21,7 @@ from penstock.errors import PenstockError
 from penstock.host.background import BackgroundErrors
 from penstock.host.parts import HostParts
 from penstock.host.presence import Presence
+from penstock.host.reporter import ProcessReporter
 from penstock.host.services import Services
 from penstock.host.signals import Signals
 from penstock.runs.ids import first_id
@@ -39,7 +40,12 @@ class Housekeeping:
     """Does one round every fifteen seconds, and sooner when one is due at once."""
 
     def __init__(
-        self, parts: HostParts, services: Services, presence: Presence, signals: Signals
+        self,
+        parts: HostParts,
+        services: Services,
+        presence: Presence,
+        reporter: ProcessReporter,
+        signals: Signals,
     ) -> None:
         self._settings = parts.settings
         self._view = parts.view
@@ -47,6 +53,7 @@ class Housekeeping:
         self._throttle = parts.log_throttle
         self._services = services
         self._presence = presence
+        self._reporter = reporter
         self._signals = signals
         self._errors = BackgroundErrors(parts.log_throttle)
 
@@ -56,6 +63,9 @@ class Housekeeping:
         due_at = time.monotonic() + HOUSEKEEPING_INTERVAL_S
         while not signals.stop.is_set():
             thread.heartbeat()
+            if not self._database.away:
+                with self._errors.logged("reporting what is served"):
+                    self._reporter.write_if_changed(engine)
             if not signals.due.wait(CHECK_INTERVAL_S) and time.monotonic() < due_at:
                 continue
             signals.due.clear()
@@ -112,6 +122,7 @@ class Housekeeping:
             ) == runs.PURGED_AT_A_TIME and self._continues(until):
                 time.sleep(PAUSE_BETWEEN_BATCHES_S)
             processes.delete_silent_servers(engine, environment.id, silent=FORGET_PROCESS_S)
+            deployments.purge(engine, environment.id)
             call_counts.roll_up(engine, environment.id, now)
             oldest_count = int(now - max(environment.run_retention, MIN_COUNTS_RETENTION_S))
             call_counts.purge(engine, environment.id, oldest_count)

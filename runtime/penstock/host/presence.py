@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 
 from penstock.db import processes
@@ -18,8 +19,15 @@ class Presence:
     `kind` is `serve` for a process that answers calls; None for one that is not to be listed.
     """
 
-    def __init__(self, kind: str | None, environment_id: int) -> None:
+    def __init__(
+        self,
+        kind: str | None,
+        environment_id: int,
+        on_listed: Callable[[str], object] = lambda _process: None,
+    ) -> None:
+        """Take a function that is called with the process's id in the list."""
         self._kind = kind
+        self._on_listed = on_listed
         self._environment_id = environment_id
         self._process: str | None = None
 
@@ -44,6 +52,7 @@ class Presence:
                     pid=os.getpid(),
                 )
                 self._process = process
+                self._on_listed(process)
             elif not processes.heartbeat(engine, self._process):
                 # The entry is gone: it was silent too long, or the database was restored.
                 self._process = None

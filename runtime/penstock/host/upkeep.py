@@ -17,6 +17,7 @@ from penstock.host.follower import POLL_S, POLL_WHEN_LISTENING_S, Follower
 from penstock.host.housekeeping import Housekeeping
 from penstock.host.parts import HostParts
 from penstock.host.presence import Presence
+from penstock.host.reporter import ProcessReporter
 from penstock.host.services import Services
 from penstock.host.signals import Signals
 from penstock.host.watcher import STUCK_AFTER_S, Watcher
@@ -37,6 +38,7 @@ class Upkeep:
         # Called when the database has confirmed the view; set it before the start.
         self.on_confirmed: Callable[[HistoryPoint, float], object] = lambda _point, _moment: None
         self._parts = parts
+        self.reporter = ProcessReporter(parts)
         self._threads: list[threads.MonitoredThread] = []
         self._signals = Signals()
         self._follower: Follower | None = None
@@ -46,7 +48,7 @@ class Upkeep:
     def start(self, services: Services, signals: Signals, kind: str | None) -> None:
         """Start the threads. A process of a `kind` is listed as alive from then on."""
         engine, settings = services.engine, self._parts.settings
-        presence = Presence(kind, self._parts.view.environment_id)
+        presence = Presence(kind, self._parts.view.environment_id, self.reporter.listed_as)
         if self.database.trouble is None:
             presence.heartbeat(engine)
         self._signals = signals
@@ -59,7 +61,7 @@ class Upkeep:
             on_confirmed=self.on_confirmed,
             poll_s=POLL_WHEN_LISTENING_S if listens else POLL_S,
         )
-        housekeeping = Housekeeping(self._parts, services, presence, signals)
+        housekeeping = Housekeeping(self._parts, services, presence, self.reporter, signals)
         watcher = Watcher(self._parts, services.limiter, signals, self._follower_thread)
         works: list[tuple[str, Work, bool]] = [
             ("penstock-follow", follower.follow, True),

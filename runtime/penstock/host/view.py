@@ -64,6 +64,11 @@ class CurrentView:
         redactor, secrets = self.redactor(pipeline), self._secrets()
         return lambda text: redactor.text(without(secrets, text))
 
+    def secret_cleaner(self) -> Clean:
+        """Return a function that removes secrets and sensitive fields from a text of a plugin."""
+        redactor, secrets = Redactor.of(self.snapshot().sensitive), self._secrets()
+        return lambda text: redactor.text(without(secrets, text))
+
     def _secrets(self) -> list[str]:
         """Return the secrets of this process: of its settings, and of its environment."""
         settings = self._settings

@@ -130,6 +130,7 @@ class Worker:
         host.start(respawned=respawned)
         durable = [identifier for identifier, item in host.catalog.loaded.items() if item.durable]
         self._heartbeat.register(host.view.environment_id, durable)
+        host.upkeep.reporter.listed_as(self._heartbeat.process)
         callbacks = Queue(queue_of(host.settings.environment, CALLBACKS), patient=True)
         queues = [*host.catalog.queues, callbacks]
         self._executor.open(
