@@ -1,10 +1,10 @@
-"""Rejected calls: what was called, by which key, and what the reply said."""
+"""Rejected calls: what was called, by which key, and what the reply contained."""
 
 import sqlalchemy as sa
 from alembic import op
 
 revision = "20261127_rejected_calls"
-down_revision = "20261127_key_listing"
+down_revision = "20261127_deployments"
 branch_labels = None
 depends_on = None
 

@@ -7,7 +7,7 @@ can't replace the consumer that the credentials before it prove.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from penstock.access.snapshot import Snapshot
@@ -95,7 +95,7 @@ class Gate:
         if rejected is not None:
             raise _invalid(*rejected, access)
         if not in_header and head.authorization is not None:
-            raise self._unsupported(access)
+            raise _unsupported(self._checks, access)
         if self._guessable and any(authenticator.guessable for authenticator, _ in sent):
             caller = self._prove_guessed(sent, access, now, guess)
         else:
@@ -274,24 +274,27 @@ class Gate:
                 extra={"scope": scopes},
             )
 
-    def _unsupported(self, access: Snapshot) -> Refusal:
-        """Return the problem of a header Authorization that no authenticator checks.
 
-        Without it the caller would believe that the credential was accepted.
-        """
-        authenticators = [item for item, _ in self._checks if item.uses_authorization_header] or [
-            item for item, _ in self._checks
-        ]
-        headers = [
-            ("WWW-Authenticate", f'{item.challenge} realm="{access.environment.name}"')
-            for item in authenticators
-        ]
-        return Refusal(
-            401,
-            "unsupported-scheme",
-            "The scheme of the Authorization header is not supported here.",
-            headers=headers,
-        )
+def _unsupported(
+    checks: Sequence[tuple[RegisteredAuthenticator, bool]], access: Snapshot
+) -> Refusal:
+    """Return the problem of a header Authorization that no authenticator checks.
+
+    Without it the caller would believe that the credential was accepted.
+    """
+    authenticators = [item for item, _ in checks if item.uses_authorization_header] or [
+        item for item, _ in checks
+    ]
+    headers = [
+        ("WWW-Authenticate", f'{item.challenge} realm="{access.environment.name}"')
+        for item in authenticators
+    ]
+    return Refusal(
+        401,
+        "unsupported-scheme",
+        "The scheme of the Authorization header is not supported here.",
+        headers=headers,
+    )
 
 
 def _missing(missing: list[RegisteredAuthenticator], access: Snapshot) -> Refusal:

@@ -159,7 +159,7 @@ def test_the_listing_is_filtered_and_paged(runtime: Runtime) -> None:
     assert listed("--reason", "rate-limited") == []
     assert listed("--address", ADDRESS, "--since", "1h", "--pipeline", "private") == ids[::-1]
     with pytest.raises(UsageError, match="no consumer is named"):
-        listed("--consumer", "nobody-of-that-name")
+        listed("--consumer", "no-such-consumer")
 
 
 class TestWhyAndWhatNow:
@@ -196,7 +196,7 @@ class TestWhyAndWhatNow:
         runtime.operate(*change["command"].split()[1:])
         assert client.get("/v1/private/").status_code == 204
 
-    def test_what_the_caller_alone_can_change_is_said(self, runtime: Runtime) -> None:
+    def test_what_the_caller_alone_can_change_is_named(self, runtime: Runtime) -> None:
         client = runtime.client(scopes=["buy"])
         run = client.post("/v1/shop/cards/1", json={"long": "x" * 100}).json["run"]
 
