@@ -57,20 +57,23 @@ class ApiKeys(Authenticator):
             raise CredentialRejected("several keys with different values")
         return sent.pop()
 
-    def verify(self, credential: str, access: AccessView, caller: Caller, now: float) -> Caller:  # noqa: ARG002  a key stands alone
+    def verify(self, credential: str, access: AccessView, caller: Caller, now: float) -> Caller:
         """Return the consumer of the key. Raises CredentialRejected."""
         parsed = parse_api_key(credential)
         if parsed is None or parsed.environment != access.environment.name:
             raise CredentialRejected("malformed, mistyped or of another environment")
         key = access.key(parsed.digest)
-        if key is None or not key.usable:
-            raise CredentialRejected("unknown, disabled or revoked")
-        if key.expires_at is not None and key.expires_at <= now:
-            raise CredentialRejected(f"{key.id} has expired")
+        if key is None:
+            raise CredentialRejected("unknown")
         consumer = access.consumer(key.consumer_id)
         if consumer is None:
             raise CredentialRejected(f"{key.id} has no consumer")
-        return Caller(consumer=consumer.name, consumer_id=consumer.id, key_id=key.id)
+        caller = Caller(consumer=consumer.name, consumer_id=consumer.id, key_id=key.id)
+        if not key.usable:
+            raise CredentialRejected(f"{key.id} is disabled or revoked", caller)
+        if key.expires_at is not None and key.expires_at <= now:
+            raise CredentialRejected(f"{key.id} has expired", caller)
+        return caller
 
     def security_scheme(self) -> Mapping[str, object]:
         """Return the OpenAPI description of the first header."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
+from typing import Any
 
 from penstock.header_fields import PROBLEM_HEADERS, HeaderValue, header_fields
 
@@ -27,10 +28,12 @@ class Refusal(PenstockError):
 
     `code` is the stable `type` of the problem and `status` its HTTP status. `headers` are response
     headers, `extra` further members of the document; neither contains a credential. `counted` is
-    True if it was counted as a failed authentication already.
+    True if it was counted as a failed authentication already. `caller` is who called, as far as the
+    credentials prove it; the record of a rejected call names it.
     """
 
     counted = False
+    caller: Any = None  # a Caller; its module imports this one
 
     def __init__(
         self,
@@ -191,8 +194,13 @@ class CredentialRejected(PenstockError):
     """An authenticator raises it for an invalid credential of its kind.
 
     The text is for the log. The caller does not receive it, since the exact reason would help an
-    attacker.
+    attacker. `caller` is a Caller: whose credential it is, where that is known although it is not
+    valid. It appears in the record of the rejected call alone.
     """
+
+    def __init__(self, reason: str = "", caller: Any = None) -> None:  # noqa: ANN401  its module imports this one
+        super().__init__(reason)
+        self.caller = caller
 
 
 class TokenNotIssued(PenstockError):

@@ -170,7 +170,7 @@ MUTATIONS = (
     mutation("bad credentials are not counted", ADMISSION, "isinstance(error.__cause__, CredentialRejected) and not error.counted", "False", "tests/unit/gate/test_rates.py", "fails_too_often"),
     mutation("any peer is believed whom it calls for", "runtime/penstock/http/addresses.py", "if not from_trusted_proxy(environ, proxies):", "if False:", "tests/unit/gate/test_rates.py", "header_means_nothing or believed"),
     # API keys.
-    mutation("a disabled or revoked key is usable", API_KEY, "if key is None or not key.usable:", "if key is None:", KEY_TESTS, "usable or disabled_key"),
+    mutation("a disabled or revoked key is usable", API_KEY, "if not key.usable:", "if False:", KEY_TESTS, "usable or disabled_key"),
     mutation("keys live an hour longer", API_KEY, "key.expires_at <= now:", "key.expires_at + 3600 <= now:", KEY_TESTS, "moment_it_expires"),
     mutation(
         "a restored database is recognised by its revision alone",

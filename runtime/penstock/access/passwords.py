@@ -13,6 +13,7 @@ from penstock.errors import UsageError
 
 MIN_LENGTH, MAX_LENGTH = 12, 1024  # characters
 MIN_DISTINCT = 5  # characters
+MIN_NAME = 4  # characters of a name that a password may not contain
 # A hash takes tens of milliseconds of a core and tens of megabytes: guessing must not use all of
 # them.
 MAX_PARALLEL_HASHES = 2
@@ -26,9 +27,17 @@ _hasher = PasswordHasher()
 _hashing = threading.BoundedSemaphore(MAX_PARALLEL_HASHES)
 
 
-def generate_password() -> str:
-    """Return a random password."""
-    return secrets.token_urlsafe(18)
+def generate_password(name: str) -> str:
+    """Return a random password for the user of a name, that `hash_password` accepts."""
+    password = secrets.token_urlsafe(18)
+    while _holds(password, name) or len(set(password)) < MIN_DISTINCT:
+        password = secrets.token_urlsafe(18)
+    return password
+
+
+def _holds(password: str, name: str) -> bool:
+    """Return whether a password contains the name; a short name occurs by chance."""
+    return len(name) >= MIN_NAME and name.lower() in password.lower()
 
 
 def hash_password(name: str, password: str) -> str:
@@ -40,7 +49,7 @@ def hash_password(name: str, password: str) -> str:
         raise UsageError(
             f"a password has at least {MIN_LENGTH} characters and at most {MAX_LENGTH}"
         )
-    if name in password.lower() or len(set(password)) < MIN_DISTINCT:
+    if _holds(password, name) or len(set(password)) < MIN_DISTINCT:
         raise UsageError("a password must not hold the user's name, nor repeat a few characters")
     with _hashing:
         return _hasher.hash(password)

@@ -35,3 +35,10 @@ def key_of(engine: Engine, consumer: str, word: str) -> FoundKey:
         (listed.id for listed, _ in keys),
         fix="`penstock key list` shows their ids",
     )
+
+
+def key_by_id(engine: Engine, identifier: str) -> FoundKey | None:
+    """Return a key by its id, None where it is not stored any more."""
+    with reading(engine) as connection:
+        row = stored.get(connection, identifier)
+    return (listed_key(row), row.digest) if row is not None else None

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import click
+import msgspec
 
 from penstock.access.pipelines import meant_by
 from penstock.access.presented_keys import key_of
 from penstock.access.snapshot import Snapshot
 from penstock.cli.base import Context, env_option, format_option, pass_context, show, show_json
-from penstock.errors import UsageError
+from penstock.cli.run_view import print_run
+from penstock.errors import UnknownName, UsageError
+from penstock.execution.explained_calls import ExplainedCall, explain_call
+from penstock.execution.rejected_queries import find_rejected
 from penstock.gate.attempts import UNKNOWN_KEY, Attempt, Token
-from penstock.gate.explanations import Explanation
+from penstock.gate.changes import Change
+from penstock.gate.explanations import FIXES, Explanation
 from penstock.host.explanation import (
     GateExplanation,
     explain_attempt,
     explain_gate,
     presented,
 )
+from penstock.runs.ids import is_run_id
 
 
 @click.command()
-@click.argument("subject", metavar="PIPELINE")
+@click.argument("subject", metavar="PIPELINE|ID")
 @env_option
 @click.option("--consumer", help="Consumer that calls.")
 @click.option("--key", "key_word", help="ID or last four characters of its key, or `unknown`.")
@@ -46,12 +54,17 @@ def explain(  # noqa: PLR0913, PLR0917  one argument an option
     address: str,
     form: str,
 ) -> None:
-    """Explain the gate of a pipeline, or what it decides about a caller.
+    """Explain a gate, what it decides about a caller, or why a call was rejected or failed.
 
-    Without a caller: each requirement and limit, with its source. With --consumer, --key, --token,
-    --scope or --address: whether that call is accepted, and the smallest change that lets it pass.
-    No call is made, and no credential is needed.
+    A pipeline without a caller: each requirement and limit, with its source. With --consumer,
+    --key, --token, --scope or --address: whether that call is accepted, and the smallest change
+    that lets it pass. The ID of a reply (`run`): why that call was rejected, what the gate decides
+    about it now, and the smallest change; or why the run failed. No call is made, and no credential
+    is needed.
     """
+    if is_run_id(subject):
+        _explain_id(context, subject, form)
+        return
     access = Snapshot(context.environment(environment), context.box)
     access.read(context.engine)
     catalog = context.host.catalog
@@ -69,6 +82,45 @@ def explain(  # noqa: PLR0913, PLR0917  one argument an option
         show_json(document)
     else:
         _show_explanation(explanation)
+
+
+def _explain_id(context: Context, identifier: str, form: str) -> None:
+    """Explain a rejected call, or how a run ended."""
+    try:
+        view = context.run_operations.show(identifier)
+    except UnknownName:
+        call = find_rejected(context.engine, identifier)
+        catalog, evaluator = context.host.catalog, context.host.evaluator
+        explained = explain_call(catalog, evaluator, context.engine, context.box, call)
+        if form == "json":
+            show_json(explained.document())
+        else:
+            _show_explained(explained)
+        return
+    if form == "json":
+        show_json(msgspec.to_builtins(view.document(), builtin_types=(datetime,)))
+        return
+    print_run(view)
+    if view.problem in FIXES:
+        click.echo(f"fix: {FIXES[view.problem]}")
+
+
+def _show_explained(explained: ExplainedCall) -> None:
+    call = explained.call
+    click.echo(explained.sentence())
+    if call.cause:
+        click.echo(f"reason: {call.cause}")
+    click.echo(f"then: {call.at:%Y-%m-%d %H:%M:%S}Z, {call.method or 'call'} from {call.address}")
+    if explained.now is not None:
+        click.echo(f"now: {explained.now.verdict()}")
+    _show_changes(explained.changes)
+
+
+def _show_changes(changes: Sequence[Change]) -> None:
+    for number, change in enumerate(changes, 1):
+        click.echo(f"{number}. {change.actor}: {change.text}")
+        if change.command:
+            click.echo(f"   {change.command}")
 
 
 def _attempt(
@@ -118,10 +170,7 @@ def _show_explanation(explanation: Explanation) -> None:
     click.echo(explanation.verdict())
     if decision.reason:
         click.echo(f"reason: {decision.reason}")
-    for number, change in enumerate(explanation.changes, 1):
-        click.echo(f"{number}. {change.actor}: {change.text}")
-        if change.command:
-            click.echo(f"   {change.command}")
+    _show_changes(explanation.changes)
     if explanation.by_caller_alone:
         click.echo("no change by an operator lets this call pass")
     elif not explanation.complete:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 import click
@@ -21,10 +22,12 @@ from penstock.cli.base import (
     show_json,
 )
 from penstock.cli.listings import Listing, listing_options, show_page
+from penstock.cli.rejected import print_rejected
 from penstock.cli.run_view import COLOURS, print_run
 from penstock.contracts.run_status import Status
-from penstock.errors import UsageError
+from penstock.errors import UnknownName, UsageError
 from penstock.execution.operations import identifiers, purge_runs
+from penstock.execution.rejected_queries import find_rejected
 from penstock.execution.run_queries import list_runs
 from penstock.runs.ids import is_run_id
 
@@ -102,8 +105,16 @@ def runs_list(  # noqa: PLR0913, PLR0917  one argument an option
 @format_option
 @pass_context
 def runs_show(context: Context, run: str, form: str) -> None:
-    """Show a run with its steps as a waterfall."""
-    view = context.run_operations.show(run)
+    """Show a run with its steps as a waterfall, or the rejected call of this ID."""
+    try:
+        view = context.run_operations.show(run)
+    except UnknownName:
+        if is_run_id(run):
+            with suppress(UnknownName):
+                call = find_rejected(context.engine, run)
+                show_json(call.document()) if form == "json" else print_rejected(call)
+                return
+        raise
     if form == "json":
         show_json(msgspec.to_builtins(view.document(), builtin_types=(datetime,)))
         return

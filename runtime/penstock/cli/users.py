@@ -54,7 +54,7 @@ def user_create(
     password = (
         None
         if no_password
-        else passwords.generate_password()
+        else passwords.generate_password(name)
         if generate
         else read_secret("Password")
     )
@@ -107,7 +107,7 @@ def user_role(context: Context, name: str, role: str, environment: str | None) -
 @pass_context
 def user_password(context: Context, name: str, generate: bool) -> None:
     """Set the password of a user, and end all sessions of the user."""
-    password = passwords.generate_password() if generate else read_secret("Password")
+    password = passwords.generate_password(name) if generate else read_secret("Password")
     users.set_password(context.engine, context.actor, name, password)
     click.echo(
         f"password of user {name} changed" + ("; it is shown only once:" if generate else "")

@@ -21,12 +21,13 @@ from penstock.console.forms import (
 )
 from penstock.console.labels import STATUS_LABELS
 from penstock.console.pages import Scope, page, user
+from penstock.console.rejected import run_or_call
 from penstock.console.responses import done, live, live_part, redirect_to, render, show_form
 from penstock.durable.run_view import RunView
 from penstock.durable.status import attempts_of, span_of
 from penstock.errors import UnknownName
 from penstock.execution.operations import identifiers
-from penstock.execution.run_queries import environment_of, list_runs
+from penstock.execution.run_queries import list_runs
 from penstock.runs.ids import first_id, is_run_id
 from penstock.runs.steps import StepRecord
 
@@ -163,22 +164,24 @@ def _show_run(run: str, form: RerunForm) -> Response:
 def _environment_of(run: str) -> list[str]:
     """Return the environment of a run in a list, empty where there is no such run."""
     try:
-        return [environment_of(console_context().engine, run)[1]]
+        return [run_or_call(run)[1]]
     except UnknownName:
         return []
 
 
 @page("/runs/<run>", needs=Role.VIEWER, scope=_environment_of)
 def runs_anywhere(run: str) -> Response:
-    """Redirect to the page of a run in its environment."""
-    _, environment = environment_of(console_context().engine, run)
-    return redirect_to(url_for("console.runs_one", run=run, env=environment))
+    """Redirect to the page of a run, or of a rejected call, in its environment."""
+    endpoint, environment = run_or_call(run)
+    if endpoint == "rejected_one":
+        return redirect_to(url_for("console.rejected_one", env=environment, call=run))
+    return redirect_to(url_for("console.runs_one", env=environment, run=run))
 
 
 @page("/e/<env>/runs/<run>", needs=Role.VIEWER, scope=_environment_of)
 def runs_one(run: str) -> Response:
     """Show a run."""
-    if environment_of(console_context().engine, run)[1] != current_environment():
+    if run_or_call(run) != ("runs_one", current_environment()):
         return runs_anywhere(run)  # type: ignore[no-any-return]  # a view
     return _show_run(run, RerunForm())
 

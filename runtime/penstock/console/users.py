@@ -88,7 +88,9 @@ def users_create() -> Response:
     """Create a user; a generated password is shown once."""
     form = NewUserForm()
     if form.is_valid():
-        password = None if form.how.data == "provider" else passwords.generate_password()
+        password = (
+            None if form.how.data == "provider" else passwords.generate_password(form.name.data)
+        )
         environment = form.environment.data
         with form.faults_at("name", environment="environment"):
             name = access.create_user(
@@ -168,7 +170,7 @@ def _confirm_password(name: str) -> Confirmation:
 )
 def users_password(name: str) -> Response:
     """Set a new password of a user, show it once, and end the user's sessions."""
-    password = passwords.generate_password()
+    password = passwords.generate_password(name)
     access.set_password(
         console_context().engine,
         user().name,

@@ -101,6 +101,12 @@ def list_keys(
     return NamedKeyRow.fetch(connection, query.limit(limit))
 
 
+def get(connection: sa.Connection, identifier: str) -> NamedKeyRow | None:
+    """Return a key by its id, or None."""
+    query = NamedKeyRow.select().select_from(_SOURCE).where(ApiKeyRow.id == identifier)
+    return NamedKeyRow.fetch_first(connection, query)
+
+
 def count_keys(connection: sa.Connection, chosen: KeyFilter) -> int:
     """Return the number of keys that match."""
     query = sa.select(sa.func.count()).select_from(_SOURCE).where(*chosen.conditions())

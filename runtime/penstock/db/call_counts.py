@@ -157,6 +157,24 @@ def outcomes(
     return [OutcomeCount(*row) for row in connection.execute(query)]
 
 
+def by_outcome(
+    connection: sa.Connection, environment_id: int, *, since: int, until: int, step: int
+) -> list[tuple[int, str, int]]:
+    """Return the calls between two moments by intervals of `step` seconds and by outcome."""
+    moment = (CallCountRow.since - CallCountRow.since % step).label("moment")
+    query = (
+        sa.select(moment, CallCountRow.outcome, sa.func.sum(CallCountRow.calls))
+        .where(
+            CallCountRow.environment_id == environment_id,
+            CallCountRow.span.in_((MINUTE, HOUR)),
+            CallCountRow.since >= since,
+            CallCountRow.since < until,
+        )
+        .group_by(moment, CallCountRow.outcome)
+    )
+    return [(row[0], row[1], int(row[2])) for row in connection.execute(query)]
+
+
 def calls(connection: sa.Connection, environment_id: int, *, since: int) -> dict[str, int]:
     """Return the number of calls from a moment on, by pipeline."""
     # The condition on the span lets the primary key serve: the span comes before the moment there.

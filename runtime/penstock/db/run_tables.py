@@ -114,7 +114,7 @@ class DurableRunRow(Row, table="durable_runs"):
 
 
 class RejectedCallRow(Row, table="refusals"):
-    """A sample of the calls that the gate rejected."""
+    """A rejected call, under the id that its caller got in the reply."""
 
     id: Col[str] = column(RunId, primary_key=True)
     environment_id: Col[int] = column(Integer)
@@ -123,7 +123,28 @@ class RejectedCallRow(Row, table="refusals"):
     reason: Col[str | None] = column(Text, nullable=True)
     address: Col[str] = column(String(64))
     consumer_id: Col[int | None] = column(Integer, nullable=True)
-    indexes = (Index("ix_refusals_environment", "environment_id", "id"),)
+    # None of these is known of a row that the release before wrote.
+    http_status: Col[int | None] = column(SmallInteger, nullable=True)
+    method: Col[str | None] = column(String(16), nullable=True)
+    path: Col[str | None] = column(Text, nullable=True)  # redacted, without its query
+    route: Col[str | None] = column(String(255), nullable=True)
+    detail: Col[str | None] = column(Text, nullable=True)  # as in the reply
+    key_id: Col[str | None] = column(String(32), nullable=True)
+    scopes: Col[str | None] = column(Text, nullable=True)  # of the caller's token
+    request_id: Col[str | None] = column(String(128), nullable=True)
+    # Later calls of the same consumer in the same minute that were not kept.
+    left_out: Col[int | None] = column(Integer, nullable=True)
+    indexes = (
+        Index("ix_refusals_environment", "environment_id", "id"),
+        Index(
+            "ix_refusals_consumer",
+            "environment_id",
+            "consumer_id",
+            "id",
+            sqlite_where=text("consumer_id IS NOT NULL"),
+            postgresql_where=text("consumer_id IS NOT NULL"),
+        ),
+    )
     sqlite_rowid = False
 
 

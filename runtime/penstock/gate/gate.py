@@ -7,7 +7,7 @@ can't replace the consumer that the credentials before it prove.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from penstock.access.snapshot import Snapshot
@@ -95,7 +95,7 @@ class Gate:
         if rejected is not None:
             raise _invalid(*rejected, access)
         if not in_header and head.authorization is not None:
-            raise self._unsupported(access)
+            raise _unsupported(self._checks, access)
         if self._guessable and any(authenticator.guessable for authenticator, _ in sent):
             caller = self._prove_guessed(sent, access, now, guess)
         else:
@@ -145,7 +145,7 @@ class Gate:
             try:
                 proven = authenticator.verify(credential, access, caller, now)
             except CredentialRejected as error:
-                raise _invalid(authenticator, error, access) from error
+                raise _invalid(authenticator, error, access, caller) from error
             except Refusal:
                 raise
             except BaseException as error:  # noqa: BLE001  plugin code may raise anything
@@ -195,7 +195,7 @@ class Gate:
                 try:
                     proven = authenticator.verify_body(credential, raw, head, access, caller, now)
                 except CredentialRejected as error:
-                    raise _invalid(authenticator, error, access) from error
+                    raise _invalid(authenticator, error, access, caller) from error
                 except DatabaseUnavailable as error:
                     raise unavailable() from error
                 except Refusal:
@@ -221,7 +221,7 @@ class Gate:
             try:
                 once = authenticator.once(credential, raw, head)
             except CredentialRejected as error:
-                raise _invalid(authenticator, error, access) from error
+                raise _invalid(authenticator, error, access, caller) from error
             except Refusal:
                 raise
             except BaseException as error:  # noqa: BLE001  plugin code may raise anything
@@ -239,9 +239,18 @@ class Gate:
             except DatabaseUnavailable as error:
                 raise unavailable() from error
             if not first:
-                raise _invalid(authenticator, CredentialRejected("it came before"), access)
+                before = CredentialRejected("it came before")
+                raise _invalid(authenticator, before, access, caller)
 
     def _authorize(self, caller: Caller, access: Snapshot) -> None:
+        """Raise Refusal, which names the caller, where the caller has no access."""
+        try:
+            self._require_access(caller, access)
+        except Refusal as refusal:
+            refusal.caller = caller
+            raise
+
+    def _require_access(self, caller: Caller, access: Snapshot) -> None:
         if caller.consumer_id is not None:
             consumer = access.consumer(caller.consumer_id)
             named = consumer is not None and consumer.enabled and consumer.name == caller.consumer
@@ -265,24 +274,27 @@ class Gate:
                 extra={"scope": scopes},
             )
 
-    def _unsupported(self, access: Snapshot) -> Refusal:
-        """Return the problem of a header Authorization that no authenticator checks.
 
-        Without it the caller would believe that the credential was accepted.
-        """
-        authenticators = [item for item, _ in self._checks if item.uses_authorization_header] or [
-            item for item, _ in self._checks
-        ]
-        headers = [
-            ("WWW-Authenticate", f'{item.challenge} realm="{access.environment.name}"')
-            for item in authenticators
-        ]
-        return Refusal(
-            401,
-            "unsupported-scheme",
-            "The scheme of the Authorization header is not supported here.",
-            headers=headers,
-        )
+def _unsupported(
+    checks: Sequence[tuple[RegisteredAuthenticator, bool]], access: Snapshot
+) -> Refusal:
+    """Return the problem of a header Authorization that no authenticator checks.
+
+    Without it the caller would believe that the credential was accepted.
+    """
+    authenticators = [item for item, _ in checks if item.uses_authorization_header] or [
+        item for item, _ in checks
+    ]
+    headers = [
+        ("WWW-Authenticate", f'{item.challenge} realm="{access.environment.name}"')
+        for item in authenticators
+    ]
+    return Refusal(
+        401,
+        "unsupported-scheme",
+        "The scheme of the Authorization header is not supported here.",
+        headers=headers,
+    )
 
 
 def _missing(missing: list[RegisteredAuthenticator], access: Snapshot) -> Refusal:
@@ -295,8 +307,12 @@ def _missing(missing: list[RegisteredAuthenticator], access: Snapshot) -> Refusa
 
 
 def _invalid(
-    authenticator: RegisteredAuthenticator, error: CredentialRejected, access: Snapshot
+    authenticator: RegisteredAuthenticator,
+    error: CredentialRejected,
+    access: Snapshot,
+    caller: Caller = ANONYMOUS,
 ) -> Refusal:
+    """Return the rejection of a credential. `caller` is whom earlier credentials proved."""
     challenge = f'{authenticator.challenge} realm="{access.environment.name}"'
     if authenticator.challenge == "Bearer":
         challenge += ', error="invalid_token"'
@@ -307,6 +323,8 @@ def _invalid(
         headers=[("WWW-Authenticate", challenge)],
     )
     refusal.__cause__ = error
+    known = error.caller if type(error.caller) is Caller else ANONYMOUS  # of plugin code
+    refusal.caller = caller if caller is not ANONYMOUS else known
     return refusal
 
 

@@ -44,7 +44,7 @@ from penstock.runs.failures import Clean
 from penstock.runs.record_rows import RecordRows, bodies_are_recorded
 from penstock.runs.records import Finished, Record, without_plugin_data
 from penstock.runs.redaction import MAX_STORED_BODY_BYTES, Redactor
-from penstock.runs.refusal_samples import RefusalSamples
+from penstock.runs.rejected_calls import RejectedCalls
 
 MAX_QUEUED_RECORDS = 50_000
 MAX_QUEUED_BYTES = 32 * 1024 * 1024  # of bodies
@@ -138,7 +138,8 @@ class Recorder:
         self._engine = engine
         self._rows = RecordRows(environment_id, box, redactor, clean)
         self._counter = CallCounter(engine, environment_id)
-        self._samples = RefusalSamples(environment_id)
+        self._rejected = RejectedCalls()
+        self._environment_id = environment_id
         self._allowed_bodies = allowed_bodies
         self._finish = finish
         self._records = _RecordQueue()
@@ -170,16 +171,16 @@ class Recorder:
         self,
         pipeline: str,
         problem: str,
-        *,
-        address: str = "",
-        reason: str | None = None,
         consumer_id: int | None = None,
+        describe: Callable[[int], RejectedCall] | None = None,
     ) -> None:
-        """Count a rejected call by its problem type, and store a sample now and then."""
+        """Count a rejected call by its problem type, and store it unless there are too many.
+
+        `describe` returns the call for the id of the environment, and runs where it is stored.
+        """
         self._counter.queue(pipeline, problem)
-        self._samples.add(
-            pipeline, problem, address=address, reason=reason, consumer_id=consumer_id
-        )
+        if describe is not None and self._rejected.accepts(pipeline, problem, consumer_id):
+            self._rejected.append(describe(self._environment_id))
 
     def counted(self, pipeline: str, outcome: str) -> None:
         """Count a call that was answered without a run of its own."""
@@ -291,11 +292,13 @@ class Recorder:
     def _write_durable(self) -> int:
         progress, self._progress = self._progress, {}
         events = [self._events[index] for index in range(min(BATCH_SIZE, len(self._events)))]
-        samples = self._samples.queued()
-        if not (progress or events or samples):
+        samples, left_out = self._rejected.queued(), self._rejected.left_out()
+        if not (progress or events or samples or left_out):
             return 0
         try:
             ends = self._store_durable(events, progress, samples)
+            if left_out:
+                rejected_calls.count_left_out(self._engine, left_out)
         except DatabaseUnavailable:
             self._progress = progress | self._progress
             raise
@@ -305,7 +308,7 @@ class Recorder:
                 self._ending.discard(event.run)
                 if event.run in ends:
                     self._counter.add(event.pipeline.id, ends[event.run], event.micros)
-        self._samples.written(len(samples))
+        self._rejected.written(len(samples), left_out)
         return len(events)
 
     def _store_durable(

@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from penstock.contracts.problem_types import CALL_PROBLEMS
 from penstock.contracts.run_status import Status
 from penstock.db import call_counts
 from penstock.db.engine import Engine, reading
 from penstock.metrics import LATENCY_BUCKETS_S
 
+# Outcomes of calls that were rejected: problem types. All others are statuses of runs.
+CALL_PROBLEM_NAMES = frozenset(problem.name for problem in CALL_PROBLEMS)
 ALL = ""  # in place of a pipeline's id: all of them together
 SETTLED_AFTER_S = 300  # no process adds to a minute after that
 CACHE_RETENTION_S = 8 * 86_400  # in memory, of settled counts
@@ -136,6 +139,26 @@ def calls_of(engine: Engine, environment_id: int, span: str, now: float) -> Coun
                 connection, environment_id, since=int(now - length) // step * step + step
             )
         )
+
+
+def rejections(
+    engine: Engine, environment_id: int, start: float, end: float, step: int
+) -> tuple[list[int], dict[str, list[int]]]:
+    """Return the times of intervals of `step` seconds, and rejected calls by problem type.
+
+    `start` and `end` are in seconds since the epoch. Each list has one number for each time.
+    """
+    times = list(range(int(start) // step * step, int(end) + 1, step))
+    with reading(engine) as connection:
+        rows = call_counts.by_outcome(
+            connection, environment_id, since=times[0], until=int(end) + 1, step=step
+        )
+    numbers: dict[str, list[int]] = {}
+    for moment, outcome, calls in rows:
+        if outcome in CALL_PROBLEM_NAMES:
+            values = numbers.setdefault(outcome, [0] * len(times))
+            values[(moment - times[0]) // step] += calls
+    return times, numbers
 
 
 class Traffic:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 
+from penstock.contracts.call import ANONYMOUS, Caller
+from penstock.contracts.masks import masked
 from penstock.contracts.networks import caller_network
+from penstock.db.rejected_calls import RejectedCall
+from penstock.errors import Refusal
 from penstock.execution.executor import Executor, Outcome
 from penstock.host.view import CurrentView
 from penstock.logs import LogThrottle
+from penstock.runs.record_rows import MAX_DETAIL_LENGTH, fit_column
 from penstock.runs.recorder import Recorder
 from penstock.web.durable_calls import ACCEPTED
 from penstock.web.exchange import Environ, Exchange, reason_of, request_path
@@ -19,6 +25,9 @@ REPLAYED, STATUS_READ = "replayed", "looked-up"  # outcomes that are counted and
 FAILURE = 400  # the first status of a failure
 TOO_MANY_REQUESTS = 429
 SERVER_FAULTS = frozenset({500, 504})
+# Characters of the record of a rejected call.
+MAX_ADDRESS_LENGTH, MAX_REASON_LENGTH, MAX_METHOD_LENGTH = 64, 255, 16
+MAX_PATH_LENGTH, MAX_ROUTE_LENGTH = 1024, 255
 
 
 class CallLog:
@@ -56,12 +65,12 @@ class CallLog:
         pipeline, refusal = exchange.place.pipeline, outcome.refusal
         if exchange.runner is None or call is None or endpoint is None:
             if refusal is not None:
+                caller: Caller = exchange.caller or refusal.caller or ANONYMOUS
                 recorder.rejected(
                     pipeline,
                     refusal.code,
-                    address=self._address_of(exchange.environ),
-                    reason=reason_of(refusal),
-                    consumer_id=exchange.caller.consumer_id if exchange.caller else None,
+                    consumer_id=caller.consumer_id,
+                    describe=partial(self._rejected, exchange, refusal, caller),
                 )
             elif endpoint is not None:
                 recorder.counted(pipeline, ACCEPTED if endpoint.route.durable else REPLAYED)
@@ -77,6 +86,29 @@ class CallLog:
             seconds=exchange.seconds,
             request_id=exchange.request_id,
             received=call.so_far(),
+        )
+
+    def _rejected(
+        self, exchange: Exchange, refusal: Refusal, caller: Caller, environment_id: int
+    ) -> RejectedCall:
+        """Return the record of a rejected call."""
+        endpoint = exchange.endpoint
+        return RejectedCall(
+            id=exchange.run,
+            environment_id=environment_id,
+            pipeline=exchange.place.pipeline,
+            problem=refusal.code,
+            address=self._address_of(exchange.environ)[:MAX_ADDRESS_LENGTH],
+            reason=fit_column(reason_of(refusal), MAX_REASON_LENGTH),
+            consumer_id=caller.consumer_id,
+            http_status=refusal.status,
+            method=fit_column(exchange.method, MAX_METHOD_LENGTH),
+            path=fit_column(self._redacted_path(exchange), MAX_PATH_LENGTH),
+            route=fit_column(endpoint.name, MAX_ROUTE_LENGTH) if endpoint is not None else None,
+            detail=fit_column(refusal.detail, MAX_DETAIL_LENGTH),
+            key_id=caller.key_id,
+            scopes=fit_column(" ".join(sorted(caller.scopes)) or None, MAX_DETAIL_LENGTH),
+            request_id=exchange.request_id,
         )
 
     def write(self, exchange: Exchange, outcome: Outcome) -> None:
@@ -144,7 +176,9 @@ class CallLog:
         """Return the path without sensitive parameters, also for a call that the gate rejected."""
         path = request_path(exchange.environ)
         endpoint = exchange.endpoint or next(iter(exchange.place.endpoints.values()), None)
-        if not exchange.values or endpoint is None:
-            return path
+        if endpoint is None:  # a blocked pipeline: its sensitive parameters are unknown
+            return f"/{exchange.place.pipeline}/…"
+        if not exchange.values:
+            return masked(path)
         parameters = dict(zip(endpoint.in_path, exchange.values, strict=False))
         return self._view.redactor(endpoint.pipeline).path(path, parameters)

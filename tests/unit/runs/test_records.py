@@ -33,6 +33,7 @@ from penstock.contracts.run_status import Status
 from penstock.db import call_counts, durable_runs, rejected_calls
 from penstock.db import runs as stored
 from penstock.db.engine import open_engine, reading, writing
+from penstock.db.rejected_calls import RejectedFilter
 from penstock.errors import UnknownName
 from penstock.runs import recorder as recorder_module
 from penstock.runs.ids import derived_run_id, first_id, is_run_id, millis_of, new_run_id
@@ -158,7 +159,7 @@ class TestWhatBecameOfIt:
         engine = place_of(runtime)
         with reading(engine) as connection:
             counted = {row.outcome: row.calls for row in call_counts.read(connection, 1, since=0)}
-            samples = rejected_calls.page(connection, 1)
+            samples = rejected_calls.page(connection, RejectedFilter(1))
         assert counted == {"credentials-missing": 50, "invalid-api-key": 50}
         assert sorted((row.problem, row.reason) for row in samples) == [
             ("credentials-missing", None),
@@ -592,14 +593,20 @@ class TestTheRecorder:
             recorder.ended(Finished(good, example(), Status.SUCCEEDED, 200))
             recorder.progress(good, {"done": object()})
             recorder.progress(poison, {"done": 1})
-            recorder.rejected("v1/example", "key-missing")
+            recorder.rejected(
+                "v1/example",
+                "key-missing",
+                describe=lambda environment: rejected_calls.RejectedCall(
+                    new_run_id(), environment, "v1/example", "key-missing", "", None, None
+                ),
+            )
         recorder.stop()
 
         assert self.stored_run(place, good).status == "succeeded"
         assert self.stored_run(place, poison).progress == {"done": 1}
         assert sum(dropped) == 2
         with reading(place.engine) as connection:
-            assert len(rejected_calls.page(connection, 1)) == 1
+            assert len(rejected_calls.page(connection, RejectedFilter(1))) == 1
 
     def test_what_an_error_says_of_sensitive_fields_is_not_written(
         self, place: Place, recorder: Recorder

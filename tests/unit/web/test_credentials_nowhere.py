@@ -14,6 +14,7 @@ from support.console import ConsoleClient, console_runtime, engine_of
 from penstock import Call, HttpTrigger, Pipeline, PipelineError, hookimpl, step
 from penstock.db import rejected_calls
 from penstock.db.engine import reading
+from penstock.db.rejected_calls import RejectedFilter
 from penstock.testing import Runtime
 
 __all__ = ["console_runtime"]
@@ -98,7 +99,7 @@ def test_it_is_nowhere(
     runs = [run["id"] for run in runtime.runs()]
     viewer = ConsoleClient.of(runtime, "vic")
     with reading(engine_of(runtime)) as connection:
-        refusals = rejected_calls.page(connection, 1)
+        refusals = rejected_calls.page(connection, RejectedFilter(1))
     seen = {
         "replies": [dict(answer.headers) for answer in answers],
         "records": runtime.runs(),
