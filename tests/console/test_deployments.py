@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from support.commands import run
 from support.console import EVIL, HASH, ConsoleApp, next_page, words_of
 from support.deployments import Process, source
 from support.place import Place
@@ -122,3 +123,63 @@ def test_a_user_of_one_environment_sees_its_deployments_alone(console: ConsoleAp
     assert "payments" not in processes
     assert client.get(f"/deployments/{of_prod.id}").status_code == 404
     assert client.get("/deployments", env="prod").status_code == 404
+
+
+class TestServed:
+    """The console runs in test, with other plugins than the processes of prod."""
+
+    def test_pages_show_what_the_processes_of_an_environment_serve(
+        self, console: ConsoleApp
+    ) -> None:
+        client = console.client("vic")
+
+        overview = words_of(client.text("/", env="prod"))
+        pipelines = client.text("/pipelines")
+        orders = words_of(client.text("/pipelines/v1/orders"))
+
+        assert "Pipelines served 1 " in overview
+        assert "v1/erp-sync" in overview
+        assert "v1/status" not in overview  # blocked by the console's own plugins
+        row = words_of(pipelines[pipelines.index("/v1/payments/") :].partition("</tr>")[0])
+        assert "not loaded by this console" in row
+        assert "served" in row
+        assert "Not loaded by the processes of prod." in orders
+
+    def test_faults_of_the_console_s_plugins_are_not_those_of_an_environment(
+        self, console_app: Callable[..., ConsoleApp]
+    ) -> None:
+        console = console_app(plugin="1 / 0")
+        console.place.policy("api-key", "prod")
+        client = console.client("vic")
+        before = words_of(client.text("/", env="prod"))
+        Process.start(console.place, "prod", {"payments": source("payments")})
+
+        after = words_of(client.text("/", env="prod"))
+
+        assert "ZeroDivisionError" in before
+        assert "ZeroDivisionError" not in after
+        assert "Pipelines served 1 " in after
+
+    def test_where_no_process_reports_it_is_what_would_be_served(
+        self, console_app: Callable[..., ConsoleApp]
+    ) -> None:
+        client = console_app().client("vic")
+
+        assert "Pipelines that would be served" in client.text("/", env="prod")
+        assert "would be served" in client.text("/pipelines")
+        assert "would be: no process reports in prod" in client.text("/pipelines/v1/orders")
+
+    def test_processes_that_differ_are_named(self, console: ConsoleApp) -> None:
+        Process.start(console.place, "prod", {"payments": source("payments", version="2.4.0")})
+
+        overview = words_of(console.client("vic").text("/", env="prod"))
+
+        assert "rolling deployment Of 2 processes" in overview
+
+    def test_commands_say_so_too(self, console: ConsoleApp) -> None:
+        exposure = run(console.place, "exposure", "--all").stdout
+        listed = run(console.place, "pipelines", "--env", "prod")
+
+        (payments,) = [line for line in exposure.splitlines() if "v1/payments" in line]
+        assert payments.split()[2:5] == ["key", "alone", "not"]
+        assert "processes of prod run other plugins" in listed.stderr

@@ -56,7 +56,7 @@ class ProcessFacts:
     """A process that is alive, with what it has reported; None where it has reported nothing.
 
     `behind` is whether its policy is older than that of its environment. `serves` is whether it
-    answers calls, or performs durable runs, of pipelines.
+    answers calls, or performs durable runs, of pipelines. `code` is a digest of its plugins.
     """
 
     id: str
@@ -74,6 +74,7 @@ class ProcessFacts:
     blocked: int | None
     started_by: str | None
     deployment: str | None
+    code: str | None
 
     @property
     def own_plugins(self) -> list[str]:
@@ -218,4 +219,5 @@ def _facts(
         None if report is None else states.count(State.BLOCKED),
         row.started_by,
         row.deployment,
+        row.code,
     )
