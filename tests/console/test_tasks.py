@@ -40,6 +40,7 @@ TRIAL = {
     "look at a run": 3,
     "re-run from a step": 9,
     "cancel a run": 7,
+    "what is open": 3,
 }
 
 PLUGIN = """
@@ -408,7 +409,15 @@ def test_why_a_call_was_rejected(shop: Shop) -> None:
     assert "penstock consumer associate acme v1/private --env test" in explained
 
 
-def test_what_is_open_to_anyone_by_command(shop: Shop) -> None:
+def test_what_is_open_to_anyone(shop: Shop) -> None:
+    steps = shop.steps()
+    steps.link("Pipelines")
+    steps.link("Open to anyone")
+    rows = steps.page.get_by_role("region", name="Exposure of pipelines").locator("tbody tr")
+    expect(rows).to_have_count(1)
+    expect(steps.page.get_by_role("row", name="v1/notes external closed anyone")).to_be_visible()
+    steps.done("what is open")
+
     listed = json.loads(shop.command("exposure", "--format", "json"))
 
     reach = {row["pipeline"]: row["reach"] for row in listed}
