@@ -52,6 +52,9 @@ class RunRow(Row, table="runs"):
     parent: Col[str | None] = column(RunId, nullable=True)
     redelivers: Col[str | None] = column(RunId, nullable=True)
     request_id: Col[str | None] = column(String(128), nullable=True)
+    # Neither is known of a row that the release before wrote.
+    key_id: Col[str | None] = column(String(32), nullable=True)
+    error_type: Col[str | None] = column(String(255), nullable=True)
     indexes = (
         Index("ix_runs_environment", "environment_id", "id"),
         Index("ix_runs_pipeline", "environment_id", "pipeline", "id"),
