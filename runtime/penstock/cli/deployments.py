@@ -7,7 +7,6 @@ import msgspec
 
 from penstock.cli.base import (
     Context,
-    env_option,
     format_option,
     pass_context,
     show,
@@ -50,16 +49,21 @@ DEPLOYMENT_COLUMNS = (
 )
 PIPELINE_COLUMNS = ("pipeline", "listener", "version", "plugin", "state", "reasons")
 
+one_env_option = click.option(
+    "--env", "environment", metavar="E", help="Only this environment. Default: all."
+)
+
 
 @click.command()
-@env_option
+@one_env_option
 @listing_options
 @pass_context
 def ps(context: Context, environment: str | None, listing: Listing) -> None:
     """List the processes that are alive, and what each of them serves.
 
-    All environments are listed unless one is given. `policy version` is that of the policy which a
-    process applies; (behind) marks one that has not read the newest change yet.
+    `policy version` is that of the policy which a process applies; (behind) marks one that has not
+    read the newest change yet. Plugins of Penstock itself are not listed; `penstock deployments
+    show` lists them.
     """
     rows = [_process_row(item) for item in list_processes(context.engine, _chosen(environment))]
     show_rows(rows, listing, PROCESS_COLUMNS, lambda row: row["id"], empty="no process is alive")
@@ -85,7 +89,7 @@ def _process_row(item: ProcessFacts) -> dict[str, object]:
         "served": item.served,
         "blocked": item.blocked,
         "started_by": item.started_by,
-        "plugins": item.plugin_names,
+        "plugins": item.own_plugins,
     }
 
 
@@ -95,14 +99,14 @@ def deployments() -> None:
 
 
 @deployments.command("list")
-@env_option
+@one_env_option
 @listing_options
 @pass_context
 def deployments_list(context: Context, environment: str | None, listing: Listing) -> None:
     """List deployments, newest first: a start or reload of an environment's processes on a host.
 
-    All environments are listed unless one is given. `--search` is a text in the host, the user or
-    the changes, such as the name of a plugin or a pipeline.
+    `--search` is a text in the host, the user or the changes, such as the name of a plugin or a
+    pipeline.
     """
     rows = list_deployments(
         context.engine,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import click
 
 from penstock.access.environments import list_environments
 from penstock.cli.base import Context, format_option, pass_context, show, show_json
 from penstock.gate.open_pipelines import ExposedPipeline, Reach, exposed_pipelines
+from penstock.host.served import ServedEnvironment, served_in
 
 
 @click.command()
@@ -27,45 +30,65 @@ def exposure(
     """List what is open to anyone, or by an API key alone, over all environments.
 
     A column for each environment says who may call. `differs` marks pipelines whose requirements
-    are not the same in all environments.
+    are not the same in all environments. It is what the processes of an environment report. Where
+    none reports, it is what the plugins of this command would serve: (would be).
     """
-    evaluator = context.host.evaluator
-    names = [row.name for row in list_environments(context.engine)]
-    evaluated = {
-        name: evaluator.evaluate_environment(context.engine, name, context.box)[1] for name in names
+    served = {row.name: _served(context, row.name) for row in list_environments(context.engine)}
+    names = list(served)
+    titles = {
+        name: name if item.reported else f"{name} (would be)" for name, item in served.items()
+    }
+    listed = {
+        name: [(each.pipeline, each.listener, each) for each in item.pipelines]
+        for name, item in served.items()
     }
     rows = [
         item
-        for item in exposed_pipelines(evaluated, context.host.catalog.broken)
+        for item in exposed_pipelines(listed)
         if search.lower() in item.pipeline.lower()
         and (item.differs or not differs)
         and (everything or differs or item.reaches(Reach.ANYONE, Reach.KEY_ALONE))
     ][:limit]
     if form == "json":
-        show_json([_document(item) for item in rows])
+        show_json([_document(item, served) for item in rows])
         return
     show(
         [
             {
                 "pipeline": item.pipeline,
                 "listener": item.listener,
-                **{name: item.reach[name].value for name in names},
+                **{titles[name]: _reach(item, name) for name in names},
                 "differs": item.differs,
             }
             for item in rows
         ],
         form,
-        ("pipeline", "listener", *names, "differs"),
+        ("pipeline", "listener", *titles.values(), "differs"),
         empty="no pipeline is open to anyone, or by key alone",
     )
 
 
-def _document(item: ExposedPipeline) -> dict[str, object]:
+def _served(context: Context, environment: str) -> ServedEnvironment:
+    access, evaluated = context.host.evaluator.evaluate_environment(
+        context.engine, environment, context.box
+    )
+    return served_in(
+        context.engine, context.host.catalog, access, evaluated.external, evaluated.internal
+    )
+
+
+def _reach(item: ExposedPipeline, environment: str) -> str:
+    reach = item.reach.get(environment)
+    return "not loaded" if reach is None else reach.value
+
+
+def _document(item: ExposedPipeline, served: Mapping[str, ServedEnvironment]) -> dict[str, object]:
     return {
         "pipeline": item.pipeline,
         "listener": item.listener,
         "reach": {name: reach.value for name, reach in item.reach.items()},
         "requires": {name: sorted(names) for name, names in item.requires.items()},
+        "reported": {name: environment.reported for name, environment in served.items()},
         "differs": item.differs,
     }
 

@@ -18,6 +18,7 @@ from penstock.cli.base import (
 )
 from penstock.cli.listings import Listing, listing_options, show_rows
 from penstock.gate.exposure import Listed, exposure_document, exposures
+from penstock.host.deployment_list import list_processes
 
 
 @click.group()
@@ -112,7 +113,10 @@ def login_flow_withdraw(context: Context, name: str, environment: str) -> None:
 @listing_options
 @pass_context
 def pipelines(context: Context, environment: str | None, listing: Listing) -> None:
-    """List pipelines with version, URL, policy and state."""
+    """List pipelines with version, URL, policy and state, by the plugins of this command.
+
+    A note on standard error says where the processes of the environment have other plugins.
+    """
     access, evaluated = evaluate(context, context.environment(environment))
     policies = {
         "external": access.environment.policy,
@@ -150,6 +154,21 @@ def pipelines(context: Context, environment: str | None, listing: Listing) -> No
         click.echo(f"plugin error: {problem}", err=True)
     for doubt in access.unreadable_rows:
         click.echo(f"unreadable: {doubt}", err=True)
+    _note_other_plugins(context, access.environment.name)
+
+
+def _note_other_plugins(context: Context, environment: str) -> None:
+    others = [
+        item
+        for item in list_processes(context.engine, [environment])
+        if item.serves and item.code != context.host.catalog.code
+    ]
+    if others:
+        click.echo(
+            f"note: processes of {environment} run other plugins than this command;"
+            f" `penstock ps --env {environment}` lists them",
+            err=True,
+        )
 
 
 def _cursor(row: Mapping[str, object]) -> str:

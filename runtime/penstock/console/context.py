@@ -30,6 +30,7 @@ from penstock.gate.guesses import Guess
 from penstock.gate.rates import Limiter
 from penstock.host.catalog import Catalog
 from penstock.host.host import Host
+from penstock.host.served import ServedEnvironment, served_in
 from penstock.host.services import open_dbos
 from penstock.runs.recent_callers import Callers
 from penstock.runs.statistics import Traffic
@@ -181,6 +182,15 @@ class ConsoleContext:
                 view = EnvironmentView(environment, access, evaluated.external, internal)
                 self._views[environment] = access.gates_version, view
             return view
+
+    def served(self, view: EnvironmentView) -> ServedEnvironment:
+        """Return what the processes of an environment serve, by what they report.
+
+        Raises DatabaseUnavailable.
+        """
+        return served_in(
+            self.engine, self.host.catalog, view.access, view.evaluated, view.evaluated_internal
+        )
 
     def under_each_policy(
         self, view: EnvironmentView, *, internal: bool

@@ -12,7 +12,7 @@ from penstock.console.pages import Scope, page
 from penstock.console.responses import render
 from penstock.db.engine import reading
 from penstock.db.processes import alive
-from penstock.gate.compliance import SERVED_STATES, State
+from penstock.gate.compliance import State
 from penstock.host.housekeeping import SERVING_TIMEOUT_S
 from penstock.runs.statistics import SPANS, Seen
 
@@ -34,7 +34,7 @@ def overview() -> str:
     """Show the state of an environment."""
     context, environment, span = console_context(), current_environment(), selected_span()
     view = context.view(environment)
-    facts = view.access.environment
+    facts, served = view.access.environment, context.served(view)
     with reading(context.engine) as connection:
         processes = alive(connection, facts.id, silent=SERVING_TIMEOUT_S)
     ready, checks = context.host.health.checks()
@@ -46,15 +46,10 @@ def overview() -> str:
         spans=list(SPANS),
         facts=facts,
         statistics=_statistics(environment, span),
-        served=view.in_state(*SERVED_STATES),
-        blocked=view.in_state(State.BLOCKED, State.NON_CONFORMANT),
-        disabled=view.in_state(State.DISABLED),
-        warnings=[
-            (identifier, evaluation)
-            for identifier, evaluation in view.evaluated.items()
-            if evaluation.warnings
-        ],
-        plugin_errors=context.host.catalog.problems,
+        served=served,
+        blocked=served.in_state(State.BLOCKED, State.NON_CONFORMANT),
+        disabled=served.in_state(State.DISABLED),
+        warnings=[item for item in served.pipelines if item.warnings],
         unreadable=view.access.unreadable_rows,
         processes=processes,
         ready=ready,

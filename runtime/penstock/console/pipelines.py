@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from flask import Response, request, url_for
+from flask import Response, g, request, url_for
 
 from penstock.access.consumers import consumers_of
 from penstock.access.pipelines import set_pipeline_enabled
@@ -24,8 +24,8 @@ from penstock.errors import UnknownName
 from penstock.execution.run_queries import RunQuery, list_runs
 from penstock.gate.compliance import Evaluation, State
 from penstock.gate.descriptions import describe_gate
-from penstock.gate.exposure import exposure_document, exposures
 from penstock.host.compilation import LoadedPipeline
+from penstock.host.served import ServedEnvironment, ServedPipeline
 from penstock.runs.statistics import SPANS, calls_of
 
 PER_PAGE = 50
@@ -52,21 +52,31 @@ class PipelineFilter(FilterForm):
 
 
 def _entries(views: Iterable[EnvironmentView]) -> dict[str, Entries]:
-    """Return the state of each pipeline by its ID."""
-    host = console_context().host
+    """Return the state of each pipeline by its ID, as the processes of each environment have it."""
     entries: dict[str, Entries] = {}
     for view in views:
-        facts = view.access.environment
+        facts, served = view.access.environment, _served_in(view)
         policies = {"external": facts.policy, "internal": facts.internal_policy, "none": None}
-        for identifier, exposure, evaluation in exposures(
-            view.evaluated, view.evaluated_internal, host.catalog.broken
-        ):
-            plugin = host.catalog.loaded[identifier].plugin
-            entry = exposure_document(identifier, exposure, evaluation, plugin)
-            entries.setdefault(identifier, {}).setdefault(view.name, []).append(
-                entry | {"policy": policies[exposure], "evaluated": evaluation}
-            )
+        for item in served.pipelines:
+            entry = {
+                "state": item.state.value,
+                "exposure": item.listener,
+                "policy": policies[item.listener],
+                "until": item.until,
+                "evaluated": item,
+                "own": served.own,
+                "reported": served.reported,
+            }
+            entries.setdefault(item.pipeline, {}).setdefault(view.name, []).append(entry)
     return entries
+
+
+def _served_in(view: EnvironmentView) -> ServedEnvironment:
+    """Return what an environment's processes serve; read once for a page."""
+    read: dict[str, ServedEnvironment] = g.setdefault("served", {})
+    if view.name not in read:
+        read[view.name] = console_context().served(view)
+    return read[view.name]
 
 
 def _views() -> list[EnvironmentView]:
@@ -84,7 +94,7 @@ def _sort_key(sort: str, row: Mapping[str, Any]) -> tuple[Any, ...]:
         first = -row["calls"]
     elif sort == "state":
         first = min(_urgency(entries) for entries in row["entries"].values())
-    return first, row["item"].pipeline.name, row["id"]
+    return first, row["name"], row["id"]
 
 
 def _rows(views: list[EnvironmentView], calls: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -93,7 +103,12 @@ def _rows(views: list[EnvironmentView], calls: Mapping[str, Any]) -> list[dict[s
         {
             "id": identifier,
             "entries": entries,
-            "item": loaded[identifier],
+            # None: processes of other environments serve it, and this one has not loaded it.
+            "item": loaded.get(identifier),
+            "name": identifier.partition("/")[2],
+            "versions": sorted(
+                {entry["evaluated"].version for listed in entries.values() for entry in listed}
+            ),
             "calls": sum(calls[view.name][identifier] for view in views),
         }
         for identifier, entries in _entries(views).items()
@@ -129,6 +144,7 @@ def pipelines() -> str:
         form=form,
         rows=shown,
         environments=[view.name for view in views],
+        unreported=[view.name for view in views if not _served_in(view).reported],
         calls=calls,
         query=query,
         following=following,
@@ -168,13 +184,12 @@ def pipelines_one(major: str, name: str) -> str:
 def _cards(identifier: str, views: list[EnvironmentView]) -> dict[str, Any]:
     """Return the state of a pipeline in each environment."""
     context, now = console_context(), time.time()
-    authenticators = context.host.catalog.plugins.authenticators
-    entries = _entries(views)[identifier]
+    entries = _entries(views).get(identifier, {})
     return {
         "entries": entries,
         "gates": {
-            environment: [describe_gate(entry["evaluated"], authenticators) for entry in listed]
-            for environment, listed in entries.items()
+            view.name: [_gate(view, entry) for entry in entries.get(view.name, [])]
+            for view in views
         },
         "calls": {
             view.name: calls_of(context.engine, view.access.environment.id, "day", now)[identifier]
@@ -183,6 +198,24 @@ def _cards(identifier: str, views: list[EnvironmentView]) -> dict[str, Any]:
         "requires": _required_credentials(identifier),
         "enabled": {view.name: view.access.pipeline(identifier).enabled for view in views},
     }
+
+
+def _gate(view: EnvironmentView, entry: Mapping[str, Any]) -> str:
+    """Return what a call must present, in a sentence.
+
+    Of processes with other plugins only their report is known.
+    """
+    authenticators = console_context().host.catalog.plugins.authenticators
+    item: ServedPipeline = entry["evaluated"]
+    evaluated = view.evaluated_internal if item.listener == "internal" else view.evaluated
+    own = evaluated.get(item.pipeline)
+    if entry["own"] and own is not None:
+        return describe_gate(own, authenticators)
+    if not item.served:
+        return "No call is accepted."
+    nouns = {each.name: each.noun for each in authenticators}
+    required = " + ".join(nouns.get(name, name) for name in sorted(item.requires))
+    return f"Requires {required or 'no credentials'}, by the report of its processes."
 
 
 def _required_credentials(identifier: str) -> list[str]:
@@ -226,8 +259,11 @@ def _usage(identifier: str, item: LoadedPipeline, view: EnvironmentView) -> dict
 def _served(view: EnvironmentView, identifier: str) -> tuple[Evaluation | None, bool]:
     """Return the evaluation on the listener that serves a pipeline, and whether it is internal.
 
-    The external listener comes first.
+    The external listener comes first. None where the environment's processes do not serve it.
     """
+    served = _served_in(view).served
+    if not any(item.pipeline == identifier for item in served):
+        return None, False
     for internal, evaluated in ((False, view.evaluated), (True, view.evaluated_internal)):
         evaluation = evaluated.get(identifier)
         if evaluation is not None and evaluation.served:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
-from penstock.gate.compliance import Evaluation
-from penstock.gate.evaluation import EvaluatedPipelines
-from penstock.gate.exposure import exposures
+
+class Exposed(Protocol):
+    """A pipeline on a listener: as it was evaluated, or as the processes report it."""
+
+    @property
+    def served(self) -> bool:
+        """Whether calls are accepted."""
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """The credentials that calls must present."""
 
 
 class Reach(StrEnum):
@@ -38,7 +47,7 @@ class ExposedPipeline:
         return any(reach in kinds for reach in self.reach.values())
 
 
-def reach_of(evaluation: Evaluation) -> Reach:
+def reach_of(evaluation: Exposed) -> Reach:
     """Return who may call a pipeline on a listener."""
     if not evaluation.served:
         return Reach.CLOSED
@@ -48,14 +57,18 @@ def reach_of(evaluation: Evaluation) -> Reach:
 
 
 def exposed_pipelines(
-    evaluated: Mapping[str, EvaluatedPipelines], broken: frozenset[str]
+    listed: Mapping[str, Iterable[tuple[str, str, Exposed]]],
 ) -> list[ExposedPipeline]:
-    """Return who may call each pipeline over HTTP, by the evaluations of all environments."""
-    reaches: dict[tuple[str, str], dict[str, Evaluation]] = {}
-    for environment, item in evaluated.items():
-        for identifier, listener, evaluation in exposures(item.external, item.internal, broken):
+    """Return who may call each pipeline over HTTP.
+
+    `listed` has the pipelines of each environment: id, listener (external, internal or none), and
+    whether it is served with which requirements.
+    """
+    reaches: dict[tuple[str, str], dict[str, Exposed]] = {}
+    for environment, items in listed.items():
+        for identifier, listener, item in items:
             if listener != "none":
-                reaches.setdefault((identifier, listener), {})[environment] = evaluation
+                reaches.setdefault((identifier, listener), {})[environment] = item
     return [
         ExposedPipeline(
             identifier,

@@ -18,6 +18,7 @@ from penstock.host.served import TIMEOUTS_S
 
 MIN_PREFIX_LENGTH = 4  # of an id
 MAX_MARKERS = 50
+SHIPPED = "penstock_"  # the names of plugins that Penstock ships begin with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class ProcessFacts:
     """A process that is alive, with what it has reported; None where it has reported nothing.
 
     `behind` is whether its policy is older than that of its environment. `serves` is whether it
-    answers calls, or performs durable runs, of pipelines.
+    answers calls, or performs durable runs, of pipelines. `code` is a digest of its plugins.
     """
 
     id: str
@@ -73,11 +74,13 @@ class ProcessFacts:
     blocked: int | None
     started_by: str | None
     deployment: str | None
+    code: str | None
 
     @property
-    def plugin_names(self) -> list[str]:
-        """The plugins with their versions, as `payments 2.3.1`."""
-        return [plugin_text(plugin) for plugin in self.plugins]
+    def own_plugins(self) -> list[str]:
+        """The plugins that are not of Penstock itself, as `payments 2.3.1`."""
+        own = (plugin for plugin in self.plugins if not plugin.name.startswith(SHIPPED))
+        return [plugin_text(plugin) for plugin in own]
 
 
 def plugin_text(plugin: ReportedPlugin) -> str:
@@ -216,4 +219,5 @@ def _facts(
         None if report is None else states.count(State.BLOCKED),
         row.started_by,
         row.deployment,
+        row.code,
     )

@@ -29,6 +29,7 @@ from penstock.gate.attempts import UNKNOWN_KEY, Attempt, PresentedKey, Token
 from penstock.gate.changes import Actor, Change, ChangeKind
 from penstock.gate.decisions import Examination
 from penstock.gate.explanations import Explanation, explain
+from penstock.gate.exposure import exposures
 from penstock.gate.open_pipelines import Reach, exposed_pipelines
 from penstock.host.explanation import (
     examination_of,
@@ -298,12 +299,20 @@ def test_each_requirement_names_the_policy_version_or_the_option_it_comes_from(
 def test_exposure_says_who_may_call_in_each_environment_and_what_differs(world: World) -> None:
     host = world.context.host
     world.operate("penstock pipeline enable v1/open --env lab")
+    engine, box, broken = world.context.engine, world.context.box, host.catalog.broken
     evaluated = {
-        name: host.evaluator.evaluate_environment(world.context.engine, name, world.context.box)[1]
-        for name in POLICIES
+        name: host.evaluator.evaluate_environment(engine, name, box)[1] for name in POLICIES
     }
 
-    exposed = {item.pipeline: item for item in exposed_pipelines(evaluated, host.catalog.broken)}
+    exposed = {
+        item.pipeline: item
+        for item in exposed_pipelines(
+            {
+                name: exposures(each.external, each.internal, broken)
+                for name, each in evaluated.items()
+            }
+        )
+    }
 
     assert exposed["v1/open"].reach["test"] is Reach.CLOSED
     assert exposed["v1/open"].reach["lab"] is Reach.ANYONE
