@@ -166,6 +166,21 @@ class CallCountRow(Row, table="call_counts"):
     sqlite_rowid = False
 
 
+class ConsumerCountRow(Row, table="consumer_counts"):
+    """Calls of a consumer with a key to a pipeline, of one class, within an hour."""
+
+    environment_id: Col[int] = column(Integer, primary_key=True)
+    since: Col[int] = column(BigInteger, primary_key=True)  # seconds since the epoch
+    consumer_id: Col[int] = column(Integer, primary_key=True)  # 0: not known
+    key_id: Col[str] = column(String(32), primary_key=True)  # empty: not known
+    pipeline: Col[str] = column(String(80), primary_key=True)
+    # succeeded, client_error, rejected or failed
+    outcome_class: Col[str] = column(String(16), primary_key=True)
+    calls: Col[int] = column(BigInteger)
+    indexes = (Index("ix_consumer_counts_consumer", "environment_id", "consumer_id", "since"),)
+    sqlite_rowid = False
+
+
 class ProcessRow(Row, table="processes"):
     """A process that serves calls or performs durable runs."""
 

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection
-
 from penstock.access.encryption import SecretBox
 from penstock.access.lookup import consumer_row, environment_row
 from penstock.db import runs as stored
@@ -129,7 +127,10 @@ def run_row(connection: Any, run: str) -> FullRunRow:  # noqa: ANN401  a connect
     return row
 
 
-def _views(connection: Connection, rows: Sequence[RunRow]) -> list[RunView]:
+def _views(
+    connection: Any,  # noqa: ANN401  a connection of db
+    rows: Sequence[RunRow],
+) -> list[RunView]:
     reader = RowReader(connection)
     environments, consumers = reader.names_by_id(EnvironmentRow), reader.names_by_id(ConsumerRow)
     ends = last_characters(connection, {row.key_id for row in rows if row.key_id is not None})

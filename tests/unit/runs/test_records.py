@@ -568,7 +568,7 @@ class TestTheRecorder:
         with reading(place.engine) as connection:
             assert [
                 (row.outcome, row.calls) for row in call_counts.read(connection, 1, since=0)
-            ] == [("succeeded", 1)]
+            ] == [("run:succeeded", 1)]
 
     def test_what_can_not_be_written_keeps_nothing_else_and_is_counted(
         self, place: Place, monkeypatch: pytest.MonkeyPatch
