@@ -48,6 +48,7 @@ from penstock import Call, HttpTrigger, Pipeline, Schedule, hookimpl, sleep, ste
 status = Pipeline("status", version="1.0.0", trigger=HttpTrigger(api_key=True, jwt=True))
 orders = Pipeline("orders", version="1.2.0", trigger=HttpTrigger(api_key=True))
 stock = Pipeline("stock", version="1.0.0", trigger=HttpTrigger(api_key=True))
+private = Pipeline("private", version="1.0.0", trigger=HttpTrigger(api_key=True))
 notes = Pipeline("notes", version="1.0.0", trigger=HttpTrigger())
 jobs = Pipeline("jobs", version="1.0.0", trigger=HttpTrigger(api_key=True), record_bodies="all")
 report = Pipeline("report", version="1.0.0", trigger=Schedule("0 5 * * *", timezone="UTC"))
@@ -69,6 +70,9 @@ def show(call: Call): return {"consumer": call.caller.consumer}
 @stock.get("/")
 def count(call: Call): raise RuntimeError("no such warehouse")
 
+@private.get("/")
+def secret(call: Call): return {}
+
 @notes.get("/")
 def note(call: Call): return {}
 
@@ -84,7 +88,7 @@ def job(call: Call, body: dict[str, bool]):
 def write(call: Call): return "written"
 
 @hookimpl
-def penstock_pipelines(): return [status, orders, stock, notes, jobs, report]
+def penstock_pipelines(): return [status, orders, stock, private, notes, jobs, report]
 """
 
 
@@ -185,8 +189,9 @@ def shop(
         call = console.server.call
         assert call("GET", "/v1/orders/", key=shop.key).status_code == 200
         assert call("GET", "/v1/stock/", key=shop.key).status_code == 500
-        rejected = call("GET", "/v1/status/", key=shop.key)
-        assert rejected.status_code == 401
+        assert call("GET", "/v1/status/", key=shop.key).status_code == 401
+        rejected = call("GET", "/v1/private/", key=shop.key)
+        assert rejected.status_code == 403
         shop.runs = {
             "rejected": rejected.json()["run"],
             "failed": shop.job(fail=True),
@@ -195,6 +200,7 @@ def shop(
         }
         until(lambda: shop.status_of(shop.runs["failed"]) == "failed")
         until(lambda: shop.status_of(shop.runs["sent"]) == "succeeded")
+        until(lambda: run(place, "rejected", "show", shop.runs["rejected"]).code == 0)
         yield shop
         assert console.complaints == []
 
@@ -372,3 +378,52 @@ def test_cancel_a_run(shop: Shop) -> None:
     another = shop.job(wait=True)
     shop.command("runs", "cancel", another)
     assert shop.status_of(another) == "cancelled"
+
+
+def test_rejected_calls_by_reason_over_time(shop: Shop) -> None:
+    steps = shop.steps()
+    page = steps.page
+    steps.link("Rejected")
+    expect(page.get_by_role("figure", name="Rejected calls by reason")).to_be_visible()
+    steps.link(re.compile("not associated"))
+    rows = page.get_by_role("region", name="Rejected calls", exact=True).locator("tbody tr")
+    expect(rows).to_have_count(1)
+    expect(rows).to_contain_text("v1/private")
+
+    listed = shop.command("rejected", "list", "--reason", "not-associated", "--format", "json")
+    assert [row["pipeline"] for row in json.loads(listed)] == ["v1/private"]
+
+
+def test_why_a_call_was_rejected(shop: Shop) -> None:
+    call = shop.runs["rejected"]
+    steps = shop.steps()
+    steps.link("Rejected")
+    steps.fill(steps.page.get_by_label("Call or request ID"), call)
+    steps.button("Filter")
+    main = steps.page.get_by_role("main")
+    expect(main).to_contain_text("not-associated")
+    expect(main).to_contain_text("penstock consumer associate acme v1/private --env test")
+
+    explained = shop.command("explain", call)
+    assert "penstock consumer associate acme v1/private --env test" in explained
+
+
+def test_what_is_open_to_anyone_by_command(shop: Shop) -> None:
+    listed = json.loads(shop.command("exposure", "--format", "json"))
+
+    reach = {row["pipeline"]: row["reach"] for row in listed}
+    assert reach["v1/notes"] == {"test": "anyone", "prod": "closed"}
+
+
+def test_which_keys_are_unused_or_expire_soon_by_command(shop: Shop) -> None:
+    shop.consumer("stark")
+    soon = shop.command("key", "create", "stark", "--env", "prod", "--expires", "5d")
+    words = ("keys", "--env", "prod", "--consumer", "stark")
+
+    assert "stark" in shop.command(*words, "--expiring", "14d")
+    assert "stark" in shop.command(*words, "--never-used")
+    assert "pk_prod_" in soon
+
+
+def test_the_schedules_and_their_next_ticks_by_command(shop: Shop) -> None:
+    assert "v1/report" in shop.command("schedules", "--env", "test")
