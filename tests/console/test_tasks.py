@@ -24,7 +24,7 @@ from support.place import Place
 
 from penstock import audit
 from penstock.access import api_keys, consumers, policies
-from penstock.execution.run_queries import list_runs
+from penstock.execution.run_queries import RunQuery, list_runs
 
 # The clicks of the trial; None: it could not be done, or in part only.
 TRIAL = {
@@ -162,7 +162,12 @@ class Shop:
 
     def status_of(self, run_id: str) -> str:
         return next(
-            (row.status for row in list_runs(self.place.engine, limit=50) if row.id == run_id), ""
+            (
+                row.status
+                for row in list_runs(self.place.engine, RunQuery(), limit=50)
+                if row.id == run_id
+            ),
+            "",
         )
 
     def consumer(self, name: str) -> None:
