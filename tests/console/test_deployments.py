@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
+from html import unescape
 
 import pytest
 from support.commands import run
 from support.console import EVIL, HASH, ConsoleApp, next_page, words_of
 from support.deployments import Process, source
+from support.furnished_console import count_calls
 from support.place import Place
 
 from penstock.access import users
@@ -19,6 +23,7 @@ from penstock.host import reporter
 from penstock.host.deployment_list import list_deployments
 
 MINUS = "\N{MINUS SIGN}"
+GRAPH = re.compile(r'data-graph="([^"]+)"')
 
 
 def deploy(place: Place) -> None:
@@ -183,3 +188,17 @@ class TestServed:
         (payments,) = [line for line in exposure.splitlines() if "v1/payments" in line]
         assert payments.split()[2:5] == ["key", "alone", "not"]
         assert "processes of prod run other plugins" in listed.stderr
+
+
+def test_charts_mark_deployments_and_changes_of_the_policy(console: ConsoleApp) -> None:
+    client = console.client("vic")
+    console.place.policy("any")
+    count_calls(console.place, invalid_api_key=3)
+
+    (document,) = GRAPH.findall(client.text("/e/test/rejected"))
+
+    markers = json.loads(unescape(document))["markers"]
+    texts = [marker["text"] for marker in markers]
+    assert any(text.endswith(": first deployment") for text in texts)
+    assert texts[-1] == "external policy jwt-api-key → any"
+    assert all(marker["at"] for marker in markers)

@@ -12,6 +12,7 @@ from penstock.console.context import console_context, current_environment
 from penstock.console.forms import FilterForm, LineField
 from penstock.console.labels import outcome_label
 from penstock.console.listing import facet
+from penstock.console.markers import markers_of
 from penstock.console.pages import Scope, page
 from penstock.console.responses import redirect_to, render, show_form
 from penstock.console.time_range import TimeRange, time_range
@@ -80,7 +81,7 @@ def _chart(environment: str, span: TimeRange) -> Chart:
         others = [sum(values) for values in zip(*(by_reason[name] for name in rest), strict=True)]
         lines.append(Line("other", "off", others))
     link = url_for("console.rejected", env=environment) + "?from={from}&to={to}"
-    return Chart(times, lines, link=link)
+    return Chart(times, lines, link=link, markers=markers_of(environment, span))
 
 
 @page("/e/<env>/rejected", needs=Role.VIEWER, scope=Scope.ONE)
