@@ -187,7 +187,9 @@ class TestServed:
 
         (payments,) = [line for line in exposure.splitlines() if "v1/payments" in line]
         assert payments.split()[2:5] == ["key", "alone", "not"]
+        explained = run(console.place, "explain", "v1/orders", "--env", "prod")
         assert "processes of prod run other plugins" in listed.stderr
+        assert "processes of prod run other plugins" in explained.stderr
 
 
 def test_charts_mark_deployments_and_changes_of_the_policy(console: ConsoleApp) -> None:
