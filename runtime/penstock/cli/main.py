@@ -31,6 +31,7 @@ from penstock.cli import (
     serve,
     settings,
     tokens,
+    usage,
     users,
     variables,
 )
@@ -125,6 +126,7 @@ MANAGEMENT = (
     *variables.COMMANDS,
     *runs.COMMANDS,
     *rejected.COMMANDS,
+    *usage.COMMANDS,
     *schedules.COMMANDS,
     *sensitive_fields.COMMANDS,
     *callbacks.COMMANDS,
