@@ -117,7 +117,7 @@ def _run(run: str, number: int) -> tuple[object, ...]:
         status,
         http_status,
         900,
-        *[None] * 6,
+        *[None] * 8,
     )
 
 

@@ -15,7 +15,7 @@ from support.place import Place
 
 from penstock.db import runs as stored
 from penstock.db.engine import Engine, reading, writing
-from penstock.execution.run_queries import list_runs
+from penstock.execution.run_queries import RunQuery, list_runs
 from penstock.runs.ids import first_id
 
 ROUNDS = 15
@@ -82,11 +82,11 @@ def questions(engine: Engine, rows: int) -> dict[str, Callable[[], object]]:
         with reading(engine) as connection:
             return stored.find(connection, str(newest[0].id))
 
-    newest = list_runs(engine, environment="test", limit=1)
+    newest = list_runs(engine, RunQuery("test"), limit=1)
     ask = list_runs
     return {
-        "the newest 50": lambda: ask(engine, environment="test"),
-        "50 in the middle": lambda: ask(engine, environment="test", before=middle),
+        "the newest 50": lambda: ask(engine, RunQuery("test")),
+        "50 in the middle": lambda: ask(engine, RunQuery("test"), before=middle),
         "one by its id": one,
         "of a pipeline": lambda: ask(engine, environment="test", pipelines=["v1/p7"]),
         "of a pipeline seldom called": lambda: ask(

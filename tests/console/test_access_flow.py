@@ -13,7 +13,7 @@ from support.console import ConsoleServer
 
 from penstock import audit
 from penstock.access import consumers
-from penstock.execution.run_queries import list_runs
+from penstock.execution.run_queries import RunQuery, list_runs
 
 Start = Callable[..., ConsoleServer]
 
@@ -105,7 +105,7 @@ def test_a_new_consumer_calls_until_a_policy_rejects_the_call(console_server: St
     assert curl(line, API_KEY="pk_test_nothing")[0] == 401
 
     while not list_runs(
-        console.place.engine, pipelines=["v1/status"]
+        console.place.engine, RunQuery(pipelines=("v1/status",))
     ):  # runs are written in batches
         time.sleep(0.05)
     page.get_by_role("link", name="Policies", exact=True).click()

@@ -181,13 +181,29 @@ class TestServed:
 
         assert "rolling deployment Of 2 processes" in overview
 
+    def test_the_exposure_is_that_of_each_environment_s_processes(
+        self, console: ConsoleApp
+    ) -> None:
+        client = console.client("vic")
+
+        all_of_them = words_of(client.text("/pipelines/exposure", show="all"))
+        by_key = words_of(client.text("/pipelines/exposure", show="key", find="PAYMENTS"))
+        nothing = words_of(client.text("/pipelines/exposure", show="nonsense"))
+
+        assert "v1/payments external key alone api_key not loaded no" in all_of_them
+        assert "v1/orders external not loaded more than a key api_key + jwt" in all_of_them
+        assert ("v1/payments" in by_key, "v1/orders" in by_key) == (True, False)
+        assert "No pipeline is open to anyone." in nothing
+
     def test_commands_say_so_too(self, console: ConsoleApp) -> None:
         exposure = run(console.place, "exposure", "--all").stdout
         listed = run(console.place, "pipelines", "--env", "prod")
 
         (payments,) = [line for line in exposure.splitlines() if "v1/payments" in line]
         assert payments.split()[2:5] == ["key", "alone", "not"]
+        explained = run(console.place, "explain", "v1/orders", "--env", "prod")
         assert "processes of prod run other plugins" in listed.stderr
+        assert "processes of prod run other plugins" in explained.stderr
 
 
 def test_charts_mark_deployments_and_changes_of_the_policy(console: ConsoleApp) -> None:

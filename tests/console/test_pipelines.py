@@ -226,7 +226,7 @@ def test_the_page_shows_consumers_newest_runs_and_figures_of_one_environment(
     place.consumer("other", "status")
     place.consumer("gone", "orders")
     place.dissociate("gone", "orders")
-    rest = (None, "failed", 500, 12_000, *[None] * 6)
+    rest = (None, "failed", 500, 12_000, *[None] * 8)
     records = [
         (
             f"{first_id(time.time() - 9)[:18]}-8000-{number:012x}",

@@ -59,7 +59,7 @@ def called(place: Place, pipeline: str, consumer: str, *, days_ago: float, env: 
                 "succeeded",
                 200,
                 900,
-                *[None] * 6,
+                *[None] * 8,
             )
         ],
         [],

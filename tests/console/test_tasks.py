@@ -24,7 +24,7 @@ from support.place import Place
 
 from penstock import audit
 from penstock.access import api_keys, consumers, policies
-from penstock.execution.run_queries import list_runs
+from penstock.execution.run_queries import RunQuery, list_runs
 
 # The clicks of the trial; None: it could not be done, or in part only.
 TRIAL = {
@@ -40,6 +40,7 @@ TRIAL = {
     "look at a run": 3,
     "re-run from a step": 9,
     "cancel a run": 7,
+    "what is open": 3,
 }
 
 PLUGIN = """
@@ -162,7 +163,12 @@ class Shop:
 
     def status_of(self, run_id: str) -> str:
         return next(
-            (row.status for row in list_runs(self.place.engine, limit=50) if row.id == run_id), ""
+            (
+                row.status
+                for row in list_runs(self.place.engine, RunQuery(), limit=50)
+                if row.id == run_id
+            ),
+            "",
         )
 
     def consumer(self, name: str) -> None:
@@ -354,10 +360,7 @@ def test_look_at_the_steps_of_a_run(shop: Shop) -> None:
 def test_re_run_a_failed_run_from_a_step(shop: Shop) -> None:
     failed = shop.runs["failed"]
     steps = shop.steps(f"/e/test/runs/{failed}")
-    step = steps.page.get_by_label(re.compile("step", re.IGNORECASE))
-    if step.count():
-        steps.fill(step.first, "2")
-    steps.button(re.compile("^Re-run"))
+    steps.button("Re-run from step 2")
     steps.confirm("Re-run")
     expect(steps.page.get_by_role("main")).to_contain_text("Re-run of")
     steps.done("re-run from a step")
@@ -408,7 +411,15 @@ def test_why_a_call_was_rejected(shop: Shop) -> None:
     assert "penstock consumer associate acme v1/private --env test" in explained
 
 
-def test_what_is_open_to_anyone_by_command(shop: Shop) -> None:
+def test_what_is_open_to_anyone(shop: Shop) -> None:
+    steps = shop.steps()
+    steps.link("Pipelines")
+    steps.link("Open to anyone")
+    rows = steps.page.get_by_role("region", name="Exposure of pipelines").locator("tbody tr")
+    expect(rows).to_have_count(1)
+    expect(steps.page.get_by_role("row", name="v1/notes external closed anyone")).to_be_visible()
+    steps.done("what is open")
+
     listed = json.loads(shop.command("exposure", "--format", "json"))
 
     reach = {row["pipeline"]: row["reach"] for row in listed}

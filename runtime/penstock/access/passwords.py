@@ -13,7 +13,7 @@ from penstock.errors import UsageError
 
 MIN_LENGTH, MAX_LENGTH = 12, 1024  # characters
 MIN_DISTINCT = 5  # characters
-MIN_NAME = 4  # characters of a name that a password may not contain
+MIN_NAME = 3  # characters of a name that a password may not contain
 # A hash takes tens of milliseconds of a core and tens of megabytes: guessing must not use all of
 # them.
 MAX_PARALLEL_HASHES = 2

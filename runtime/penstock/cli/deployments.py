@@ -187,4 +187,19 @@ def _document(details: DeploymentDetails) -> dict[str, object]:
     }
 
 
+def note_other_plugins(context: Context, environment: str) -> None:
+    """Print to standard error that the processes of an environment have other plugins, if so."""
+    others = [
+        item
+        for item in list_processes(context.engine, [environment])
+        if item.serves and item.code != context.host.catalog.code
+    ]
+    if others:
+        click.echo(
+            f"note: processes of {environment} run other plugins than this command;"
+            f" `penstock ps --env {environment}` lists them",
+            err=True,
+        )
+
+
 COMMANDS = (ps, deployments)

@@ -13,6 +13,7 @@ from penstock.access.pipelines import meant_by
 from penstock.access.presented_keys import key_of
 from penstock.access.snapshot import Snapshot
 from penstock.cli.base import Context, env_option, format_option, pass_context, show, show_json
+from penstock.cli.deployments import note_other_plugins
 from penstock.cli.run_view import print_run
 from penstock.errors import UnknownName, UsageError
 from penstock.execution.explained_calls import ExplainedCall, explain_call
@@ -71,6 +72,7 @@ def explain(  # noqa: PLR0913, PLR0917  one argument an option
     identifiers = meant_by(subject, catalog.offered, ())
     if len(identifiers) > 1:
         raise UsageError(f"{subject} has several versions; name one: {', '.join(identifiers)}")
+    note_other_plugins(context, access.environment.name)
     if not any((consumer, key_word, token, scopes, address)):
         explained = explain_gate(catalog, context.host.evaluator, access, identifiers[0])
         _show_gate(explained, form)

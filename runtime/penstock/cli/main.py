@@ -32,6 +32,7 @@ from penstock.cli import (
     serve,
     settings,
     tokens,
+    usage,
     users,
     variables,
 )
@@ -126,6 +127,7 @@ MANAGEMENT = (
     *variables.COMMANDS,
     *runs.COMMANDS,
     *rejected.COMMANDS,
+    *usage.COMMANDS,
     *schedules.COMMANDS,
     *queue.COMMANDS,
     *sensitive_fields.COMMANDS,

@@ -16,9 +16,9 @@ from penstock.cli.base import (
     pass_context,
     show_json,
 )
+from penstock.cli.deployments import note_other_plugins
 from penstock.cli.listings import Listing, listing_options, show_rows
 from penstock.gate.exposure import Listed, exposure_document, exposures
-from penstock.host.deployment_list import list_processes
 
 
 @click.group()
@@ -154,21 +154,7 @@ def pipelines(context: Context, environment: str | None, listing: Listing) -> No
         click.echo(f"plugin error: {problem}", err=True)
     for doubt in access.unreadable_rows:
         click.echo(f"unreadable: {doubt}", err=True)
-    _note_other_plugins(context, access.environment.name)
-
-
-def _note_other_plugins(context: Context, environment: str) -> None:
-    others = [
-        item
-        for item in list_processes(context.engine, [environment])
-        if item.serves and item.code != context.host.catalog.code
-    ]
-    if others:
-        click.echo(
-            f"note: processes of {environment} run other plugins than this command;"
-            f" `penstock ps --env {environment}` lists them",
-            err=True,
-        )
+    note_other_plugins(context, access.environment.name)
 
 
 def _cursor(row: Mapping[str, object]) -> str:

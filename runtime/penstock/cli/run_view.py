@@ -28,9 +28,8 @@ WIDE_TERMINAL = 110
 
 
 OPTIONAL_FIELDS = (
-    "consumer", "subject", "request_id", "parent", "redelivers", "problem", "detail", "progress",
-    "waits_for", "unreadable", "callback_url",
-    "callback_status",
+    "consumer", "key", "key_id", "subject", "request_id", "parent", "redelivers", "problem",
+    "detail", "progress", "waits_for", "unreadable", "callback_url", "callback_status",
 )  # fmt: skip
 
 
@@ -46,6 +45,7 @@ def print_run(run: RunView) -> None:
         ("status", status),
         ("pipeline", f"{run.pipeline} {run.version}  {run.route}"),
         ("received", f"{run.at:%Y-%m-%d %H:%M:%S.%f}"[:-3] + f"Z in {run.environment}"),
+        ("waited", f"{run.waited_ms:.1f} ms for a worker" if run.waited_ms else None),
         ("duration", f"{run.ms:.1f} ms" if run.ms is not None else None),
         ("recovered", f"{run.recoveries} times" if run.recoveries else None),
     ]

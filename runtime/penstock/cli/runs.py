@@ -28,7 +28,7 @@ from penstock.contracts.run_status import Status
 from penstock.errors import UnknownName, UsageError
 from penstock.execution.operations import identifiers, purge_runs
 from penstock.execution.rejected_queries import find_rejected
-from penstock.execution.run_queries import list_runs
+from penstock.execution.run_queries import RunQuery, list_runs
 from penstock.runs.ids import is_run_id
 
 COLUMNS = (
@@ -38,8 +38,10 @@ COLUMNS = (
     "pipeline",
     "route",
     "consumer",
+    "key",
     "status",
     "http_status",
+    "error_type",
     "ms",
     "durable",
 )
@@ -67,6 +69,11 @@ def runs() -> None:
     type=click.Choice([status.value for status in Status]),
     help="Only runs with this status.",
 )
+@click.option("--key", metavar="ID", help="Only runs whose caller used the key of this ID.")
+@click.option(
+    "--error-type", metavar="NAME", help="Only runs that this exception ended: ValueError."
+)
+@click.option("--min-duration", type=DURATION, help="Only runs that took this long: 10s, 5m.")
 @click.option("--request-id", metavar="ID", help="Only runs of calls with this X-Request-Id.")
 @click.option("--since", type=DURATION, help="Only runs of the last hours or days: 2h, 7d.")
 @listing_options
@@ -77,6 +84,9 @@ def runs_list(  # noqa: PLR0913, PLR0917  one argument an option
     pipeline_name: str | None,
     consumer_name: str | None,
     status: str | None,
+    key: str | None,
+    error_type: str | None,
+    min_duration: timedelta | None,
     request_id: str | None,
     since: timedelta | None,
     listing: Listing,
@@ -84,18 +94,19 @@ def runs_list(  # noqa: PLR0913, PLR0917  one argument an option
     """List runs, newest first."""
     if listing.cursor is not None and not is_run_id(listing.cursor):
         raise UsageError(f"--cursor {listing.cursor!r} is not the id of a run")
-    rows = list_runs(
-        context.engine,
+    asked = RunQuery(
         environment=environment,
         pipelines=identifiers(context.host, pipeline_name) if pipeline_name else (),
         consumer=consumer_name,
+        key=key,
         status=status,
+        error_type=error_type,
         request_id=request_id,
+        seconds=min_duration.total_seconds() if min_duration else None,
         since=time.time() - since.total_seconds() if since else None,
         search=listing.search,
-        before=listing.cursor,
-        limit=listing.fetched,
     )
+    rows = list_runs(context.engine, asked, before=listing.cursor, limit=listing.fetched)
     documents = [row.document() for row in rows]
     show_page(documents, listing, COLUMNS, lambda row: row["id"], empty="no runs")
 

@@ -14,6 +14,7 @@ from penstock.console import (
     consumers,
     deployments,
     environment_settings,
+    exposure,
     issuers,
     limits,
     oidc,
@@ -44,6 +45,7 @@ from penstock.host.host import Host
 PAGES = (
     overview,
     pipelines,
+    exposure,
     consumers,
     consumer_keys,
     policies,

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from flask import Flask
 from markupsafe import Markup, escape
 
+from penstock.runs.ids import is_run_id
+
 BROWSERS = (
     ("Edg/", "Edge"),
     ("Firefox/", "Firefox"),
@@ -111,7 +113,13 @@ def relative(seconds: float) -> str:
 
 
 def short_id(identifier: str) -> str:
-    """Return the first and last four characters of a long ID."""
+    """Return a long ID in short: its first and last four characters.
+
+    Of a run's ID it is the middle of its time: all have the same first characters for years, and
+    all runs of a schedule have the same last ones.
+    """
+    if is_run_id(identifier):
+        return f"{identifier[4:8]}{identifier[9:13]}…{identifier[-ID_END:]}"
     longest = 2 * ID_END + 2
     if len(identifier) <= longest:
         return identifier

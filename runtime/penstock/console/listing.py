@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flask import request
@@ -37,3 +37,23 @@ def sort_of(columns: Iterable[str], default: str) -> Sort:
     if text.removeprefix("-") not in set(columns):
         text = default
     return Sort(text.removeprefix("-"), text.startswith("-"))
+
+
+def facet(
+    name: str,
+    field: str,
+    counted: Sequence[tuple[str, int]],
+    chosen: str,
+    labels: Mapping[str, str],
+) -> Mapping[str, object]:
+    """Return the most frequent values of a field, each as a link that filters by it."""
+    options = [
+        {
+            "text": labels.get(value, value),
+            "url": this_page({} if value == chosen else {field: value}, without={field, *PLACE}),
+            "on": value == chosen,
+            "count": number,
+        }
+        for value, number in counted
+    ]
+    return {"name": name, "options": options}

@@ -21,7 +21,7 @@ from penstock.console.pages import Scope, page, user
 from penstock.console.responses import done, render
 from penstock.console.try_it import document_of, routes_of, trial
 from penstock.errors import UnknownName
-from penstock.execution.run_queries import list_runs
+from penstock.execution.run_queries import RunQuery, list_runs
 from penstock.gate.compliance import Evaluation, State
 from penstock.gate.descriptions import describe_gate
 from penstock.host.compilation import LoadedPipeline
@@ -242,9 +242,7 @@ def _activity(identifier: str, environment: str) -> dict[str, Any]:
         "consumers": consumers[:CONSUMERS_PER_PAGE],
         "following": following,
         "first": url_for("console.pipelines_one", **query) if after else None,
-        "runs": list_runs(
-            engine, environment=environment, pipelines=[identifier], limit=RUNS_SHOWN
-        ),
+        "runs": list_runs(engine, RunQuery(environment, (identifier,)), limit=RUNS_SHOWN),
     }
 
 

@@ -11,9 +11,10 @@ from penstock.console.charts import Chart, Line
 from penstock.console.context import console_context, current_environment
 from penstock.console.forms import FilterForm, LineField
 from penstock.console.labels import outcome_label
+from penstock.console.listing import facet
 from penstock.console.markers import markers_of
 from penstock.console.pages import Scope, page
-from penstock.console.responses import redirect_to, render, show_form, this_page
+from penstock.console.responses import redirect_to, render, show_form
 from penstock.console.time_range import TimeRange, time_range
 from penstock.errors import UnknownName
 from penstock.execution.explained_calls import explain_call
@@ -83,22 +84,6 @@ def _chart(environment: str, span: TimeRange) -> Chart:
     return Chart(times, lines, link=link, markers=markers_of(environment, span))
 
 
-def _facet(
-    name: str, field: str, counted: list[tuple[str, int]], shown: str
-) -> Mapping[str, object]:
-    """Return a list of the most frequent values, each a link that filters by it."""
-    options = [
-        {
-            "text": outcome_label(value) if field == "reason" else value,
-            "url": this_page({} if value == shown else {field: value}, without={field, "before"}),
-            "on": value == shown,
-            "count": number,
-        }
-        for value, number in counted
-    ]
-    return {"name": name, "options": options}
-
-
 @page("/e/<env>/rejected", needs=Role.VIEWER, scope=Scope.ONE)
 def rejected() -> Response:
     """List rejected calls, newest first; the ID of a call leads to its page."""
@@ -112,10 +97,11 @@ def rejected() -> Response:
     if not form.has_faults:
         with form.faults_at("consumer"):
             top = most_frequent(context.engine, asked)
+            labels = {reason: outcome_label(reason) for reason, _ in top.reasons}
             facets = [
-                _facet("Reason", "reason", top.reasons, form.reason.data or ""),
-                _facet("Consumer", "consumer", top.consumers, form.consumer.data or ""),
-                _facet("Address", "address", top.addresses, form.address.data or ""),
+                facet("Reason", "reason", top.reasons, form.reason.data or "", labels),
+                facet("Consumer", "consumer", top.consumers, form.consumer.data or "", {}),
+                facet("Address", "address", top.addresses, form.address.data or "", {}),
             ]
             calls = list_rejected(
                 context.engine,

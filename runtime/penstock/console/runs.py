@@ -3,44 +3,47 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flask import Response, request, url_for
 
 from penstock.access.pipelines import in_order
 from penstock.access.users import Role
+from penstock.console.charts import Chart, Line
 from penstock.console.confirmation import Confirmation
 from penstock.console.context import console_context, current_environment
+from penstock.console.formatting import duration
 from penstock.console.forms import (
     ChoiceField,
     ConsoleForm,
     CountField,
     FilterForm,
     LineField,
-    UtcMomentField,
 )
-from penstock.console.labels import STATUS_LABELS
+from penstock.console.labels import STATUS_KINDS, STATUS_LABELS
+from penstock.console.listing import facet
 from penstock.console.pages import Scope, page, user
 from penstock.console.rejected import run_or_call
 from penstock.console.responses import done, live, live_part, redirect_to, render, show_form
+from penstock.console.time_range import TimeRange, time_range
 from penstock.durable.run_view import RunView
-from penstock.durable.status import attempts_of, span_of
-from penstock.errors import UnknownName
+from penstock.durable.status import attempts_of
+from penstock.errors import PenstockError, UnknownName
 from penstock.execution.operations import identifiers
-from penstock.execution.run_queries import list_runs
-from penstock.runs.ids import first_id, is_run_id
-from penstock.runs.steps import StepRecord
+from penstock.execution.run_queries import RunQuery, list_runs, most_frequent
+from penstock.runs.ids import is_run_id
 
-SINCE = (  # by seconds
-    ("", "any time"),
-    ("900", "last 15 minutes"),
-    ("3600", "last hour"),
-    ("86400", "last day"),
-    ("604800", "last week"),
+DURATIONS = (  # the least, in seconds
+    ("", "any"),
+    ("1", "1 s and longer"),
+    ("10", "10 s and longer"),
+    ("60", "1 min and longer"),
 )
 PER_PAGE = 50
+POINTS = 200  # runs of the chart
+USUAL_RANGE = "7d"
 MAX_STEP = 1_000_000
-MIN_BAR_PERCENT = 0.5  # a thinner bar of the timeline can't be seen
 
 
 class RunFilter(FilterForm):
@@ -49,8 +52,9 @@ class RunFilter(FilterForm):
     pipeline = LineField("Pipeline", suggestions="pipelines")
     consumer = LineField("Consumer")
     status = ChoiceField("Status", [("", "any"), *STATUS_LABELS.items()], default="")
-    since = ChoiceField("Received", SINCE, default="")
-    until = UtcMomentField("Received before (UTC)")
+    error = LineField("Error type")
+    duration = ChoiceField("Duration", DURATIONS, default="")
+    key = LineField("Key ID")
     id = LineField("Run or request ID")
 
 
@@ -60,61 +64,113 @@ class RerunForm(ConsoleForm):
     step = CountField("from step", low=1, high=MAX_STEP, unit="step number", default=1)
 
 
-def _page_of_runs(form: RunFilter, environment: str) -> list[RunView]:
-    """Return a page of runs, and one more where there is one; faults go to their fields."""
+def _asked(form: RunFilter, environment: str, span: TimeRange) -> RunQuery:
+    """Return what the page asks for; faults go to their fields."""
     context, pipelines = console_context(), list[str]()
-    before = request.args.get("before", "")
-    form.is_valid()
+    if not form.is_valid():
+        return RunQuery(environment)
     with form.faults_at("pipeline"):
         pipelines = identifiers(context.host, form.pipeline.data) if form.pipeline.data else []
+    return RunQuery(
+        environment=environment,
+        pipelines=pipelines,
+        consumer=form.consumer.data or None,
+        key=form.key.data or None,
+        status=form.status.data or None,
+        error_type=form.error.data or None,
+        request_id=form.id.data or None,
+        seconds=float(form.duration.data) if form.duration.data else None,
+        since=span.start,
+        until=None if span.live else span.end,
+    )
+
+
+def _page_of_runs(form: RunFilter, asked: RunQuery, limit: int) -> list[RunView]:
+    before = request.args.get("before", "")
     if form.has_faults:
         return []
-    if form.until.data is not None and not before:
-        before = first_id(form.until.data)
     with form.faults_at("consumer"):
         return list_runs(
-            context.engine,
-            environment=environment,
-            pipelines=pipelines,
-            consumer=form.consumer.data or None,
-            status=form.status.data or None,
-            request_id=form.id.data or None,
-            since=time.time() - int(form.since.data) if form.since.data else None,
+            console_context().engine,
+            asked,
             before=before if is_run_id(before) else None,
-            limit=PER_PAGE + 1,
+            limit=limit,
         )
     return []
 
 
-def _table(environment: str, form: RunFilter) -> str:
-    rows = _page_of_runs(form, environment)
+def _table(environment: str, form: RunFilter, span: TimeRange, rows: Sequence[RunView]) -> str:
+    shown = rows[:PER_PAGE]
     return render(
         "_runs.html",
         env=environment,
-        runs=rows[:PER_PAGE],
-        last=rows[PER_PAGE - 1].id if len(rows) > PER_PAGE else None,
-        query=form.query(),
+        runs=shown,
+        longest=max((run.ms or 0 for run in shown), default=0),
+        last=shown[-1].id if len(rows) > PER_PAGE else None,
+        query=form.query() | span.query,
+        filtered=bool(form.query()),
         later=request.args.get("before"),
     )
+
+
+def _scatter(environment: str, runs: Sequence[RunView]) -> Chart:
+    """Return the durations of runs over time, a line of points for each status."""
+    ended = [run for run in reversed(runs) if run.ms is not None]
+    statuses = [status for status in STATUS_LABELS if any(run.status == status for run in ended)]
+    lines = [
+        Line(
+            STATUS_LABELS[status],
+            STATUS_KINDS.get(status, "off"),
+            [(run.ms or 0) / 1000 if run.status == status else None for run in ended],
+        )
+        for status in statuses
+    ]
+    return Chart(
+        [run.at.timestamp() for run in ended],
+        lines,
+        unit="seconds",
+        style="points",
+        links=[url_for("console.runs_one", env=environment, run=run.id) for run in ended],
+    )
+
+
+def _facets(form: RunFilter, asked: RunQuery) -> list[Mapping[str, object]]:
+    """Return the most frequent statuses, pipelines and error types as links that filter."""
+    if form.has_faults:
+        return []
+    top = most_frequent(console_context().engine, asked)
+    groups = (
+        ("Status", "status", top.statuses),
+        ("Pipeline", "pipeline", top.pipelines),
+        ("Error type", "error", top.error_types),
+    )
+    return [
+        facet(name, field, counted, request.args.get(field, ""), STATUS_LABELS)
+        for name, field, counted in groups
+    ]
 
 
 @page("/e/<env>/runs", needs=Role.VIEWER, scope=Scope.ONE)
 def runs() -> Response:
     """List runs, newest first; a run ID leads to its page."""
-    environment, form = current_environment(), RunFilter()
+    environment, form, span = current_environment(), RunFilter(), time_range(USUAL_RANGE)
     if is_run_id(form.id.data):
-        return redirect_to(url_for("console.runs_one", run=form.id.data))
-    table = _table(environment, form)
-    newest = "before" not in request.args and form.until.data is None
+        return redirect_to(url_for("console.runs_anywhere", run=form.id.data))
+    asked = _asked(form, environment, span)
+    rows = _page_of_runs(form, asked, POINTS)
+    table = _table(environment, form, span, rows)
     return show_form(
         "runs.html",
         form,
         env=environment,
-        environments=console_context().environment_names(),
+        span=span,
+        chart=_scatter(environment, rows),
+        facets=_facets(form, asked),
         table=live_part(table),
-        query=form.query(),
+        query=form.query() | span.query,
+        filtered=bool(form.query()),
         pipelines=in_order(console_context().host.catalog.loaded),
-        following=newest and not form.has_faults,
+        following="before" not in request.args and span.live and not form.has_faults,
         paused=request.args.get("live") == "off",
     )
 
@@ -122,42 +178,88 @@ def runs() -> Response:
 @page("/e/<env>/runs/rows", needs=Role.VIEWER, scope=Scope.ONE)
 def runs_rows() -> Response:
     """Show the newest runs alone; the page polls them."""
-    return live(_table(current_environment(), RunFilter()))
+    environment, form, span = current_environment(), RunFilter(), time_range(USUAL_RANGE)
+    rows = _page_of_runs(form, _asked(form, environment, span), PER_PAGE + 1)
+    return live(_table(environment, form, span, rows))
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
-    """An attempt on the timeline: its start and its width, in per cent."""
+class Segment:
+    """A part of a row of the timeline, in seconds after the call was received."""
 
-    x: float
-    width: float
-    failed: bool
-
-
-def _bars(step: StepRecord, whole_ms: float) -> list[Bar]:
-    bars = []
-    for attempt in attempts_of(step):
-        width = max(MIN_BAR_PERCENT, 100 * attempt.ms / whole_ms)
-        start = max(0.0, min(100 - width, 100 * attempt.at / whole_ms))
-        bars.append(Bar(round(start, 2), round(width, 2), bool(attempt.error)))
-    return bars
+    start: float
+    end: float
+    kind: str  # good, bad, wait or sleep
+    title: str
 
 
-def _state(run: RunView) -> str:
-    whole_ms = span_of(run.steps)
-    steps = [(step, attempts_of(step), _bars(step, whole_ms)) for step in run.steps]
-    return render("_run.html", run=run, steps=steps, whole=whole_ms / 1000)
+@dataclass(frozen=True, slots=True)
+class TimelineRow:
+    """A row of the timeline: waiting for a worker, or a step with its attempts.
+
+    `number` is that of the step for a re-run from it, 0 where there is none.
+    """
+
+    label: str
+    note: str
+    segments: Sequence[Segment]
+    number: int = 0
+    errors: Sequence[str] = ()
+
+
+def _timeline(run: RunView) -> tuple[list[TimelineRow], float]:
+    """Return the rows of a run's timeline, and its length in seconds."""
+    waited = (run.waited_ms or 0) / 1000
+    if run.durable and run.started_at is None and not run.is_finished:
+        waited = max(0.0, time.time() - run.at.timestamp())
+    rows = list[TimelineRow]()
+    if run.durable:
+        text = f"waited {duration(waited)} for a worker"
+        rows.append(TimelineRow("queue", text, [Segment(0, waited, "wait", text)]))
+    for index, step in enumerate(run.steps, 1):
+        attempts = attempts_of(step)
+        segments = [
+            Segment(
+                waited + attempt.at / 1000,
+                waited + (attempt.at + attempt.ms) / 1000,
+                "sleep" if step.name == "sleep" else "bad" if attempt.error else "good",
+                f"{step.name}: started after {duration(attempt.at / 1000)}, took"
+                f" {duration(attempt.ms / 1000)}",
+            )
+            for attempt in attempts
+        ]
+        note = duration(step.ms / 1000)
+        note += f", {len(attempts)} attempts" if len(attempts) > 1 else ""
+        note += ", failed" if step.failed else ""
+        errors = [
+            f"Attempt {number}, after {duration(attempt.at / 1000)}: {attempt.error}"
+            for number, attempt in enumerate(attempts, 1)
+            if attempt.error and step.attempts
+        ]
+        label = f"{step.number or index} {step.name}"
+        rows.append(TimelineRow(label, note, segments, step.number, errors))
+    whole = max((segment.end for row in rows for segment in row.segments), default=0.0)
+    return rows, max(whole, (run.ms or 0) / 1000 + waited, 1e-6)
+
+
+def _state(run: RunView, fault: str) -> str:
+    rows, whole = _timeline(run)
+    return render("_run.html", run=run, rows=rows, whole=whole, fault=fault)
 
 
 def _show_run(run: str, form: RerunForm) -> Response:
-    view = console_context().run_operations.show(run)
+    context = console_context()
+    view = context.run_operations.show(run)
+    fault = context.run_operations.rerun_fault(view) if view.is_finished else ""
+    failed = next((step.number for step in view.steps if step.failed), 0)
     return show_form(
         "run.html",
         form,
         run=view,
         over=view.is_finished,
-        last=max((step.number for step in view.steps), default=0),
-        state=live_part(_state(view)),
+        fault=fault,
+        failed=failed,
+        state=live_part(_state(view, fault)),
     )
 
 
@@ -192,7 +294,7 @@ def runs_state(run: str) -> Response:
     view = console_context().run_operations.show(run)
     if view.is_finished:
         return Response(status=204, headers={"HX-Refresh": "true"})
-    return live(_state(view))
+    return live(_state(view, ""))
 
 
 def _confirm_cancel(run: str) -> Confirmation:
@@ -247,12 +349,12 @@ def _confirm_redeliver(run: str) -> Confirmation:
 )
 def runs_redeliver(run: str) -> Response:
     """Re-run a run with the same input, from a step on where one is named."""
-    form = RerunForm()
+    form, operations = RerunForm(), console_context().run_operations
     if form.is_valid():
         with form.faults_at("step"):
-            new, status = console_context().run_operations.redeliver(
-                user().name, run, step=form.step.data
-            )
+            if fault := operations.rerun_fault(operations.show(run)):
+                raise PenstockError(fault)
+            new, status = operations.redeliver(user().name, run, step=form.step.data)
             outcome = (
                 "accepted; waiting for a worker"
                 if status is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -105,6 +105,14 @@ def get(connection: sa.Connection, identifier: str) -> NamedKeyRow | None:
     """Return a key by its id, or None."""
     query = NamedKeyRow.select().select_from(_SOURCE).where(ApiKeyRow.id == identifier)
     return NamedKeyRow.fetch_first(connection, query)
+
+
+def last_characters(connection: sa.Connection, identifiers: Collection[str]) -> dict[str, str]:
+    """Return the last characters of keys by their ids."""
+    if not identifiers:
+        return {}
+    query = sa.select(ApiKeyRow.id, ApiKeyRow.last_four).where(ApiKeyRow.id.in_(identifiers))
+    return {row[0]: row[1] for row in connection.execute(query)}
 
 
 def count_keys(connection: sa.Connection, chosen: KeyFilter) -> int:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from penstock.contracts.outcomes import RUN
 from penstock.db.engine import Engine, writing
 from penstock.db.run_tables import CallCountRow
 
@@ -182,6 +183,7 @@ def calls(connection: sa.Connection, environment_id: int, *, since: int) -> dict
         CallCountRow.environment_id == environment_id,
         CallCountRow.span.in_((MINUTE, HOUR)),
         CallCountRow.since >= since,
+        sa.cast(CallCountRow.outcome, sa.String).not_like(f"{RUN}%"),
     )
     rows = connection.execute(query.group_by(CallCountRow.pipeline))
     return {row[0]: int(row[1]) for row in rows}

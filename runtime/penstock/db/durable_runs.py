@@ -16,7 +16,7 @@ from penstock.db.runs import RunStateRow
 
 LOCKED_NEAR_LIMIT = 200  # runs: no more are accepted at the same moment
 BACKLOG_LOCK = 0x70656E  # the namespace of our advisory locks on PostgreSQL
-ENDING = (RunRow.status, RunRow.http_status, RunRow.problem, RunRow.detail)
+ENDING = (RunRow.status, RunRow.http_status, RunRow.problem, RunRow.detail, RunRow.error_type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,7 @@ class NewRun:
     parent: str | None = None
     redelivers: str | None = None
     request_id: str | None = None
+    key_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class End:
     failure: bytes | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None  # used without `micros`; None: now
+    error_type: str | None = None
 
 
 class FinishedRun(NamedTuple):
@@ -151,6 +153,7 @@ def accept(connection: sa.Connection, run: NewRun, *, callback_url: str | None) 
                 RunRow.parent: run.parent,
                 RunRow.redelivers: run.redelivers,
                 RunRow.request_id: run.request_id,
+                RunRow.key_id: run.key_id,
             }
         )
     )

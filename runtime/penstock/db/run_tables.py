@@ -52,6 +52,9 @@ class RunRow(Row, table="runs"):
     parent: Col[str | None] = column(RunId, nullable=True)
     redelivers: Col[str | None] = column(RunId, nullable=True)
     request_id: Col[str | None] = column(String(128), nullable=True)
+    # Neither is known of a row that the release before wrote.
+    key_id: Col[str | None] = column(String(32), nullable=True)
+    error_type: Col[str | None] = column(String(255), nullable=True)
     indexes = (
         Index("ix_runs_environment", "environment_id", "id"),
         Index("ix_runs_pipeline", "environment_id", "pipeline", "id"),
@@ -170,6 +173,21 @@ class CallCountRow(Row, table="call_counts"):
     calls: Col[int] = column(BigInteger)
     micros: Col[int] = column(BigInteger)
     buckets: Col[Any] = column(JSON)
+    sqlite_rowid = False
+
+
+class ConsumerCountRow(Row, table="consumer_counts"):
+    """Calls of a consumer with a key to a pipeline, of one class, within an hour."""
+
+    environment_id: Col[int] = column(Integer, primary_key=True)
+    since: Col[int] = column(BigInteger, primary_key=True)  # seconds since the epoch
+    consumer_id: Col[int] = column(Integer, primary_key=True)  # 0: not known
+    key_id: Col[str] = column(String(32), primary_key=True)  # empty: not known
+    pipeline: Col[str] = column(String(80), primary_key=True)
+    # succeeded, client_error, rejected or failed
+    outcome_class: Col[str] = column(String(16), primary_key=True)
+    calls: Col[int] = column(BigInteger)
+    indexes = (Index("ix_consumer_counts_consumer", "environment_id", "consumer_id", "since"),)
     sqlite_rowid = False
 
 

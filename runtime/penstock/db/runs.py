@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,11 +12,12 @@ from penstock.contracts.run_status import UNFINISHED
 from penstock.db.columns import spellings
 from penstock.db.engine import Engine, writing
 from penstock.db.paging import containing
-from penstock.db.rows import Col, joined
+from penstock.db.rows import AnyColumn, Col, joined
 from penstock.db.run_tables import DurableRunRow, RunDetailRow, RunRow
 from penstock.db.tables import ConsumerRow
 
 PURGED_AT_A_TIME = 500
+MAX_COUNTED = 10_000  # runs of which the most frequent values are found
 COLUMNS = RunRow.names
 _INSERT_RUN = (
     f"INSERT INTO runs ({', '.join(COLUMNS)})"  # noqa: S608  our own names
@@ -96,45 +98,81 @@ def find(
     return FullRunRow.fetch_first(connection, query)
 
 
-def page(  # noqa: PLR0913  one argument a filter
-    connection: sa.Connection,
-    *,
-    environment_id: int | None = None,
-    pipelines: Sequence[str] = (),
-    consumer_id: int | None = None,
-    status: str | None = None,
-    request_id: str | None = None,
-    since: str | None = None,
-    before: str | None = None,
-    search: str = "",
-    limit: int = 50,
-) -> list[RunRow]:
-    """Return runs, newest first.
+@dataclass(frozen=True, slots=True)
+class RunFilter:
+    """Which runs a listing has; a field that is None or empty leaves none out.
 
-    `since` and `before` are run ids; the next page is before the last id of a page. `search` is a
-    text in the pipeline's id or in the consumer's name.
+    `since` and `until` are run ids, the second excluded. `micros` is the least duration. `search`
+    is a text in the pipeline's id or in the consumer's name.
     """
-    query = RunRow.select().where(*_with_text(search)).order_by(RunRow.id.desc()).limit(limit)
-    if environment_id is not None:
-        query = query.where(RunRow.environment_id == environment_id)
-    if consumer_id is not None:
-        query = query.where(RunRow.consumer_id == consumer_id)
-    if request_id is not None:
-        # The second is the condition of the partial index, as the index has it.
-        query = query.where(RunRow.request_id == request_id, RunRow.request_id.isnot(None))
-    if len(pipelines) == 1:
-        query = query.where(RunRow.pipeline == pipelines[0])
-    elif pipelines:
-        query = query.where(RunRow.pipeline.in_(pipelines))
-    if status is not None:
-        query = query.where(RunRow.status.in_(spellings(status)))
-        if status != "succeeded":  # the condition of the partial index
-            query = query.where(sa.text("status <> 'succeeded'"))
-    if since is not None:
-        query = query.where(RunRow.id >= since)
+
+    environment_id: int | None = None
+    pipelines: Sequence[str] = ()
+    consumer_id: int | None = None
+    key_id: str | None = None
+    status: str | None = None
+    error_type: str | None = None
+    request_id: str | None = None
+    micros: int | None = None
+    since: str | None = None
+    until: str | None = None
+    search: str = ""
+
+    def conditions(self) -> list[sa.ColumnElement[bool]]:
+        """Return the conditions of a query."""
+        equal: tuple[tuple[AnyColumn, object], ...] = (
+            (RunRow.environment_id, self.environment_id),
+            (RunRow.consumer_id, self.consumer_id),
+            (RunRow.key_id, self.key_id),
+            (RunRow.error_type, self.error_type),
+            (RunRow.request_id, self.request_id),
+        )
+        conditions = [column == value for column, value in equal if value is not None]
+        if self.request_id is not None:
+            conditions.append(RunRow.request_id.isnot(None))  # as the partial index has it
+        if len(self.pipelines) == 1:
+            conditions.append(RunRow.pipeline == self.pipelines[0])
+        elif self.pipelines:
+            conditions.append(RunRow.pipeline.in_(self.pipelines))
+        if self.status is not None:
+            conditions.append(RunRow.status.in_(spellings(self.status)))
+        failing = self.error_type is not None or self.status not in {None, "succeeded"}
+        if failing:  # the condition of the partial index
+            conditions.append(sa.text("status <> 'succeeded'"))  # type: ignore[arg-type]  # a text is any condition
+        if self.micros is not None:
+            conditions.append(RunRow.micros >= self.micros)
+        if self.since is not None:
+            conditions.append(RunRow.id >= self.since)
+        if self.until is not None:
+            conditions.append(RunRow.id < self.until)
+        return conditions + _with_text(self.search)
+
+
+def page(
+    connection: sa.Connection, chosen: RunFilter, *, before: str | None = None, limit: int = 50
+) -> list[RunRow]:
+    """Return runs, newest first; the next page is before the last id of a page."""
+    query = RunRow.select().where(*chosen.conditions()).order_by(RunRow.id.desc()).limit(limit)
     if before is not None:
         query = query.where(RunRow.id < before)
     return RunRow.fetch(connection, query)
+
+
+def most_frequent(
+    connection: sa.Connection, chosen: RunFilter, column: AnyColumn, *, limit: int
+) -> list[tuple[str, int]]:
+    """Return the most frequent values of a column among the newest 10,000 runs that match."""
+    newest = (
+        sa.select(column.label("value"))
+        .where(*chosen.conditions(), column.is_not(None))
+        .order_by(RunRow.id.desc())
+        .limit(MAX_COUNTED)
+        .subquery()
+    )
+    number = sa.func.count()
+    query = sa.select(newest.c.value, number).group_by(newest.c.value)
+    rows = connection.execute(query.order_by(number.desc(), newest.c.value).limit(limit))
+    return [(str(value), int(runs)) for value, runs in rows]
 
 
 def _with_text(search: str) -> list[sa.ColumnElement[bool]]:

@@ -240,4 +240,5 @@ class RunIntake:
             parent=request.parent,
             redelivers=request.redelivers,
             request_id=request.request_id,
+            key_id=given.key_id,
         )

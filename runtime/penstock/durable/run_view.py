@@ -32,7 +32,7 @@ MILLISECOND = timedelta(milliseconds=1)
 SUMMARY = (
     "id", "pipeline", "version", "route", "durable", "subject", "status", "http_status", "problem",
     "detail", "parent", "redelivers", "request_id", "at", "started_at", "ended_at", "ms",
-    "environment", "consumer",
+    "environment", "consumer", "key", "error_type", "waited_ms",
 )  # fmt: skip
 CHILD = ("id", "pipeline", "route", "status", "ms")
 DETAILS = ("steps", "failure", "unreadable", "bodies")
@@ -43,10 +43,11 @@ DURABLE = ("recoveries", "cancelled_by", "callback_url", "callback_status", "pro
 class RunView:
     """A run as its record and the engine of durable runs know it.
 
-    `at` is when the call was received, `ms` the duration in milliseconds. Fields from `children` on
-    have values where the details of the run were read, else `children` is None. Fields from
-    `recoveries` on are of durable runs. `unreadable` says why this process can't decrypt the bodies
-    or the outcome.
+    `at` is when the call was received, `ms` the duration in milliseconds. `key` shows the end of
+    the caller's key alone; `error_type` is that of the exception that ended it. Fields from
+    `children` on have values where the details of the run were read, else `children` is None.
+    Fields from `recoveries` on are of durable runs. `unreadable` says why this process can't
+    decrypt the bodies or the outcome.
     """
 
     id: str
@@ -68,6 +69,9 @@ class RunView:
     parent: str | None
     redelivers: str | None
     request_id: str | None
+    key: str | None = None
+    key_id: str | None = None
+    error_type: str | None = None
     children: tuple[RunView, ...] | None = None
     steps: Sequence[StepRecord] = ()
     failure: Failure | None = None
@@ -85,6 +89,13 @@ class RunView:
         """Whether the status is final."""
         return self.status not in UNFINISHED
 
+    @property
+    def waited_ms(self) -> float | None:
+        """How long a durable run waited for a worker, in milliseconds; None while it waits."""
+        if not self.durable or self.started_at is None:
+            return None
+        return max(0.0, (self.started_at - self.at) / MILLISECOND)
+
     def document(self) -> dict[str, Any]:
         """Return the run as commands print it in JSON."""
         names = list(SUMMARY)
@@ -100,8 +111,13 @@ class RunView:
         return document
 
 
-def view_of(row: RunRow, environment: str | None, consumer: str | None) -> RunView:
-    """Return a run as its record has it, with the names of its environment and its consumer."""
+def view_of(
+    row: RunRow, environment: str | None, consumer: str | None, key_end: str | None = None
+) -> RunView:
+    """Return a run as its record has it, with the names of its environment and its consumer.
+
+    `key_end` has the last characters of the caller's key.
+    """
     received, micros = received_at(row.id), row.micros
     started = row.started_at or received
     return RunView(
@@ -124,6 +140,9 @@ def view_of(row: RunRow, environment: str | None, consumer: str | None) -> RunVi
         parent=row.parent,
         redelivers=row.redelivers,
         request_id=row.request_id,
+        key=f"pk_{environment}_…{key_end}" if key_end else None,
+        key_id=row.key_id,
+        error_type=row.error_type,
     )
 
 

@@ -101,6 +101,27 @@ class RunOperations:
         with audit.change(self._engine, actor, action, run, environment=environment) as (_, detail):
             detail["pipeline"] = row.pipeline
 
+    def rerun_fault(self, view: RunView) -> str:
+        """Return why a run can't be run again here, empty where it can.
+
+        An inline run is performed where it is run again: with the plugins, the network and the
+        operating system's environment of that process. So it must be one of its environment.
+        """
+        own = self._host().settings.environment
+        try:
+            method, _, route = view.route.partition(" ")
+            self._endpoint(view.pipeline, method, route)
+            if not view.durable:
+                recorded_input(view)
+        except PenstockError as error:
+            return str(error)
+        if not view.durable and view.environment != own:
+            return (
+                f"this process serves {own}, and the run would be performed here; use `penstock"
+                f" runs redeliver {view.id}` on a host of {view.environment}"
+            )
+        return ""
+
     def redeliver(self, actor: str, run: str, *, step: int = 1) -> tuple[str, str | None]:
         """Run a run again with the same input.
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from penstock.access.encryption import SecretBox
 from penstock.access.lookup import consumer_row, environment_row
 from penstock.db import runs as stored
+from penstock.db.api_keys import last_characters
 from penstock.db.engine import Engine, reading
 from penstock.db.run_tables import RunRow
-from penstock.db.runs import FullRunRow
+from penstock.db.runs import FullRunRow, RunFilter
 from penstock.db.tables import ConsumerRow, EnvironmentRow
 from penstock.db.unit_of_work import RowReader
 from penstock.durable.engine import RunStore
@@ -18,41 +20,76 @@ from penstock.durable.run_view import RunView, view_of, with_details, with_engin
 from penstock.errors import UnknownName
 from penstock.runs.ids import first_id, is_run_id
 
+TOP = 6  # values of a list of the most frequent ones
 
-def list_runs(  # noqa: PLR0913  one argument a filter
-    engine: Engine,
-    *,
-    environment: str | None = None,
-    pipelines: Sequence[str] = (),
-    consumer: str | None = None,
-    status: str | None = None,
-    request_id: str | None = None,
-    since: float | None = None,
-    before: str | None = None,
-    search: str = "",
-    limit: int = 50,
+
+@dataclass(frozen=True, slots=True)
+class RunQuery:
+    """Which runs are asked for, by names. `key` is the id of a key.
+
+    `since` and `until` are in seconds since the epoch, `seconds` is the least duration. `search` is
+    a text in the pipeline's id or in the consumer's name.
+    """
+
+    environment: str | None = None
+    pipelines: Sequence[str] = ()
+    consumer: str | None = None
+    key: str | None = None
+    status: str | None = None
+    error_type: str | None = None
+    request_id: str | None = None
+    seconds: float | None = None
+    since: float | None = None
+    until: float | None = None
+    search: str = ""
+
+    def chosen(self, reader: RowReader) -> RunFilter:
+        """Return the filter of stored rows. Raises UnknownName."""
+        return RunFilter(
+            environment_row(reader, self.environment).id if self.environment else None,
+            self.pipelines,
+            consumer_row(reader, self.consumer).id if self.consumer else None,
+            self.key,
+            self.status,
+            self.error_type,
+            self.request_id,
+            int(self.seconds * 1e6) if self.seconds is not None else None,
+            first_id(self.since) if self.since is not None else None,
+            first_id(self.until) if self.until is not None else None,
+            self.search,
+        )
+
+
+def list_runs(
+    engine: Engine, asked: RunQuery, *, before: str | None = None, limit: int = 50
 ) -> list[RunView]:
-    """Return runs, newest first.
+    """Return runs, newest first; `before` is the last id of the page before.
 
-    `since` is in seconds since the epoch, `before` the last id of the page before. `search` is a
-    text in the pipeline's id or in the consumer's name. Raises UnknownName for an environment or a
-    consumer that does not exist.
+    Raises UnknownName for an environment or a consumer that does not exist.
     """
     with reading(engine) as connection:
         reader = RowReader(connection)
-        rows = stored.page(
-            connection,
-            environment_id=environment_row(reader, environment).id if environment else None,
-            pipelines=pipelines,
-            consumer_id=consumer_row(reader, consumer).id if consumer else None,
-            status=status,
-            request_id=request_id,
-            since=first_id(since) if since is not None else None,
-            before=before,
-            search=search,
-            limit=limit,
+        rows = stored.page(connection, asked.chosen(reader), before=before, limit=limit)
+        return _views(connection, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class MostFrequent:
+    """The most frequent values among runs, each with the number of its runs."""
+
+    statuses: list[tuple[str, int]]
+    pipelines: list[tuple[str, int]]
+    error_types: list[tuple[str, int]]
+
+
+def most_frequent(engine: Engine, asked: RunQuery) -> MostFrequent:
+    """Return the most frequent statuses, pipelines and error types. Raises UnknownName."""
+    columns = (RunRow.status, RunRow.pipeline, RunRow.error_type)
+    with reading(engine) as connection:
+        chosen = asked.chosen(RowReader(connection))
+        return MostFrequent(
+            *(stored.most_frequent(connection, chosen, column, limit=TOP) for column in columns)
         )
-        return _views(reader, rows)
 
 
 def find_run(
@@ -63,10 +100,9 @@ def find_run(
     `store_of` returns the store of an environment's durable runs. Raises UnknownName.
     """
     with reading(engine) as connection:
-        reader = RowReader(connection)
         row = run_row(connection, run)
-        view = _views(reader, [row])[0]
-        view = with_details(view, row, _views(reader, stored.children(connection, run)), box)
+        view = _views(connection, [row])[0]
+        view = with_details(view, row, _views(connection, stored.children(connection, run)), box)
     if not view.durable or view.environment is None:
         return view
     store = store_of(view.environment)
@@ -91,13 +127,19 @@ def run_row(connection: Any, run: str) -> FullRunRow:  # noqa: ANN401  a connect
     return row
 
 
-def _views(reader: RowReader, rows: Sequence[RunRow]) -> list[RunView]:
+def _views(
+    connection: Any,  # noqa: ANN401  a connection of db
+    rows: Sequence[RunRow],
+) -> list[RunView]:
+    reader = RowReader(connection)
     environments, consumers = reader.names_by_id(EnvironmentRow), reader.names_by_id(ConsumerRow)
+    ends = last_characters(connection, {row.key_id for row in rows if row.key_id is not None})
     return [
         view_of(
             row,
             environments.get(row.environment_id),
             consumers.get(row.consumer_id) if row.consumer_id is not None else None,
+            ends.get(row.key_id) if row.key_id is not None else None,
         )
         for row in rows
     ]

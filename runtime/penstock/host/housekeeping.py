@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from penstock import clock, logs, threads
-from penstock.db import call_counts, deployments, processes, rejected_calls, runs
+from penstock.db import call_counts, consumer_counts, deployments, processes, rejected_calls, runs
 from penstock.db.api_keys import touch_keys
 from penstock.db.clock import measure
 from penstock.db.engine import Engine, close_idle_sessions, open_engine
@@ -126,6 +126,7 @@ class Housekeeping:
             call_counts.roll_up(engine, environment.id, now)
             oldest_count = int(now - max(environment.run_retention, MIN_COUNTS_RETENTION_S))
             call_counts.purge(engine, environment.id, oldest_count)
+            consumer_counts.purge(engine, environment.id, oldest_count)
             if time.monotonic() >= until:
                 self._signals.due.set()
 

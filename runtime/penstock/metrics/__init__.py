@@ -19,7 +19,7 @@ from typing import Any, ParamSpec
 
 import structlog
 
-from penstock.metrics.catalog import BY_NAME, LATENCY_BUCKETS_S, METRICS
+from penstock.metrics.catalog import BY_NAME, LATENCY_BUCKETS_S, METRICS, RUN_BUCKETS_S
 from penstock.metrics.shared import VARIABLE as SHARED
 from penstock.metrics.shared import (
     RejectedReloads,
@@ -34,6 +34,7 @@ from penstock.metrics.shared import (
 __all__ = [
     "LATENCY_BUCKETS_S",
     "METRICS",
+    "RUN_BUCKETS_S",
     "RejectedReloads",
     "create_shared_folder",
     "fold_process",
@@ -73,15 +74,16 @@ class _Metrics:
             metric = BY_NAME[name]
             return Counter(name, metric.help, metric.labels, registry=self.registry)
 
-        seconds = BY_NAME["penstock_call_seconds"]
+        def histogram(name: str, bounds: Sequence[float]) -> Any:  # noqa: ANN401  as above
+            metric = BY_NAME[name]
+            return Histogram(
+                name, metric.help, metric.labels, buckets=bounds, registry=self.registry
+            )
+
         self.calls = counter("penstock_calls_total")
-        self.seconds = Histogram(
-            seconds.name,
-            seconds.help,
-            seconds.labels,
-            buckets=LATENCY_BUCKETS_S,
-            registry=self.registry,
-        )
+        self.seconds = histogram("penstock_call_seconds", LATENCY_BUCKETS_S)
+        self.runs = counter("penstock_runs_total")
+        self.run_seconds = histogram("penstock_run_seconds", RUN_BUCKETS_S)
         self.dropped = counter("penstock_records_dropped_total")
         self.counted_alone = counter("penstock_calls_counted_alone_total")
         self.taken_over = counter("penstock_runs_taken_over_total")
@@ -146,7 +148,22 @@ def observe_seconds(pipeline: str, seconds: float, buckets: Sequence[int]) -> No
 
     `seconds` is their sum, `buckets` the number of calls in each bucket of LATENCY_BUCKETS_S.
     """
-    histogram = _metrics().seconds.labels(pipeline)
+    _observe(_metrics().seconds.labels(pipeline), seconds, buckets)
+
+
+@_harmless
+def count_runs(pipeline: str, status: str, number: int) -> None:
+    """Count runs of a pipeline that ended with the same status, and that no call waited for."""
+    _metrics().runs.labels(pipeline, status).inc(number)
+
+
+@_harmless
+def observe_run_seconds(pipeline: str, seconds: float, buckets: Sequence[int]) -> None:
+    """Add the durations of several such runs, as `observe_seconds`; buckets of RUN_BUCKETS_S."""
+    _observe(_metrics().run_seconds.labels(pipeline), seconds, buckets)
+
+
+def _observe(histogram: Any, seconds: float, buckets: Sequence[int]) -> None:  # noqa: ANN401  the library's type
     histogram._sum.inc(seconds)  # noqa: SLF001  the library accepts single observations only, which cost more than a record
     for bucket, number in zip(histogram._buckets, buckets, strict=True):  # noqa: SLF001  as above
         if number:

@@ -27,6 +27,10 @@ LATENCY_BUCKETS_S = (
 )
 
 
+# The same of durable runs: up to a day.
+RUN_BUCKETS_S = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0)
+
+
 class Metric(NamedTuple):
     """One metric, as Prometheus shows it."""
 
@@ -41,13 +45,25 @@ METRICS = (
     Metric(
         "penstock_calls_total",
         "counter",
-        "Finished calls and durable runs.",
+        "Calls that were answered, by outcome.",
         ("pipeline", "outcome"),
     ),
     Metric(
         "penstock_call_seconds",
         "histogram",
-        "Duration of calls and durable runs.",
+        "Duration of calls.",
+        ("pipeline",),
+    ),
+    Metric(
+        "penstock_runs_total",
+        "counter",
+        "Durable runs, and runs within other runs, that ended.",
+        ("pipeline", "status"),
+    ),
+    Metric(
+        "penstock_run_seconds",
+        "histogram",
+        "Duration of these runs, from their start.",
         ("pipeline",),
     ),
     Metric(

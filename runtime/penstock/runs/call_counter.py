@@ -1,31 +1,43 @@
-"""Counts of calls by pipeline, outcome and minute, for pages and metrics."""
+"""Counts of calls and of durable runs, for pages and metrics.
+
+Calls are counted by pipeline, outcome and minute; and by hour, consumer, key, pipeline and class.
+Runs that no call waited for are a series of their own: their minutes are no latency of calls.
+"""
 
 from __future__ import annotations
 
 import time
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Sequence
 from typing import TypeVar
 
 from penstock import metrics
-from penstock.db import call_counts
+from penstock.contracts.call import ANONYMOUS, Caller
+from penstock.contracts.outcomes import RUN, class_of
+from penstock.db import call_counts, consumer_counts
 from penstock.db.call_counts import CallCount
+from penstock.db.consumer_counts import NOT_KNOWN, CountKey
 from penstock.db.engine import Engine
 from penstock.runs.ids import new_run_id
+from penstock.runs.records import Record
 
 Key = TypeVar("Key")
 MAX_QUEUED_CALLS = 50_000  # calls without a run of their own that wait to be counted
+CONSUMERS_INTERVAL_S = 10.0  # between two writes of the counts by consumer
+MAX_COUNTED = 20_000  # counts by consumer that wait; then they are written at once
 
 
 class _Count:
-    """Number, duration and histogram of calls."""
+    """Number, duration and histogram of calls or of runs."""
 
-    __slots__ = ("buckets", "calls", "changed", "micros")
+    __slots__ = ("bounds", "buckets", "calls", "changed", "micros")
 
-    def __init__(self) -> None:
+    def __init__(self, bounds: Sequence[float]) -> None:
         self.calls = 0
         self.micros = 0
-        self.buckets = [0] * (len(metrics.LATENCY_BUCKETS_S) + 1)
+        self.bounds = bounds
+        self.buckets = [0] * (len(bounds) + 1)
         self.changed = True
 
     def add(self, micros: int | None) -> None:
@@ -33,11 +45,11 @@ class _Count:
         self.changed = True
         if micros is not None:
             self.micros += micros
-            self.buckets[bisect_left(metrics.LATENCY_BUCKETS_S, micros / 1e6)] += 1
+            self.buckets[bisect_left(self.bounds, micros / 1e6)] += 1
 
 
 class CallCounter:
-    """Counts the calls of one environment in this process.
+    """Counts the calls and the durable runs of one environment in this process.
 
     Each process writes rows of its own, and replaces them while their minute lasts. Calls come in
     on any thread through `queue`; everything else belongs to the thread that writes.
@@ -47,30 +59,66 @@ class CallCounter:
         self._engine = engine
         self._environment_id = environment_id
         self._process = new_run_id()
-        self._queued: deque[tuple[str, str]] = deque(maxlen=MAX_QUEUED_CALLS)
+        self._queued: deque[tuple[str, str, Caller]] = deque(maxlen=MAX_QUEUED_CALLS)
         self._minutes: dict[tuple[int, str, str], _Count] = {}
         self._unreported: dict[tuple[str, str], _Count] = {}  # not in the metrics yet
+        self._by_consumer: dict[CountKey, int] = {}
+        self._write_at = time.monotonic() + CONSUMERS_INTERVAL_S
 
-    def queue(self, pipeline: str, outcome: str) -> None:
+    def queue(self, pipeline: str, outcome: str, caller: Caller = ANONYMOUS) -> None:
         """Count a call that has no duration, with the next `write`."""
-        self._queued.append((pipeline, outcome))
+        self._queued.append((pipeline, outcome, caller))
 
-    def add(self, pipeline: str, outcome: str, micros: int | None) -> None:
-        """Count a call or a run that ended; `micros` is its duration in microseconds."""
-        _count(self._minutes, (_minute(), pipeline, outcome)).add(micros)
-        _count(self._unreported, (pipeline, outcome)).add(micros)
+    def add(
+        self, pipeline: str, outcome: str, micros: int | None, caller: Caller = ANONYMOUS
+    ) -> None:
+        """Count a call that ended; `micros` is its duration in microseconds."""
+        self._count(pipeline, outcome, micros)
+        key = CountKey(
+            int(time.time()) // consumer_counts.HOUR * consumer_counts.HOUR,
+            caller.consumer_id or NOT_KNOWN,
+            caller.key_id or "",
+            pipeline,
+            class_of(outcome),
+        )
+        self._by_consumer[key] = self._by_consumer.get(key, 0) + 1
+
+    def add_record(self, record: Record) -> None:
+        """Count what a record is of: a call, or a run within another or by an operator."""
+        pipeline, status, micros = record.pipeline.id, record.status.value, record.micros
+        if record.parent is None and record.redelivers is None:
+            self.add(pipeline, status, micros, record.caller)
+        else:
+            self.add_run(pipeline, status, micros)
+
+    def add_run(self, pipeline: str, status: str, micros: int | None) -> None:
+        """Count a run that no call waited for; `micros` is its duration in microseconds."""
+        self._count(pipeline, RUN + status, micros)
+
+    def _count(self, pipeline: str, outcome: str, micros: int | None) -> None:
+        _count(self._minutes, (_minute(), pipeline, outcome), outcome).add(micros)
+        _count(self._unreported, (pipeline, outcome), outcome).add(micros)
 
     def report(self) -> None:
         """Add the counts since the last report to this process's metrics."""
         unreported, self._unreported = self._unreported, {}
         for (pipeline, outcome), count in unreported.items():
-            metrics.count_calls(pipeline, outcome, count.calls)
-            metrics.observe_seconds(pipeline, count.micros / 1e6, count.buckets)
+            seconds = count.micros / 1e6
+            if outcome.startswith(RUN):
+                metrics.count_runs(pipeline, outcome.removeprefix(RUN), count.calls)
+                metrics.observe_run_seconds(pipeline, seconds, count.buckets)
+            else:
+                metrics.count_calls(pipeline, outcome, count.calls)
+                metrics.observe_seconds(pipeline, seconds, count.buckets)
 
-    def write(self) -> None:
-        """Write the counts that changed. Raises DatabaseUnavailable; `write` again later then."""
+    def write(self, *, last: bool = False) -> None:
+        """Write the counts that changed; those by consumer at intervals, or at the `last` time.
+
+        Raises DatabaseUnavailable; `write` again later then.
+        """
         for _ in range(len(self._queued)):
-            self.add(*self._queued.popleft(), None)
+            pipeline, outcome, caller = self._queued.popleft()
+            self.add(pipeline, outcome, None, caller)
         changed = [(key, count) for key, count in self._minutes.items() if count.changed]
         if changed:
             call_counts.write(self._engine, [self._row(*key, count) for key, count in changed])
@@ -81,6 +129,12 @@ class CallCounter:
             key for key, count in self._minutes.items() if key[0] < current and not count.changed
         ]:
             del self._minutes[key]
+        due = last or time.monotonic() >= self._write_at or len(self._by_consumer) >= MAX_COUNTED
+        if due and self._by_consumer:
+            consumer_counts.add(self._engine, self._environment_id, self._by_consumer)
+            self._by_consumer = {}
+        if due:
+            self._write_at = time.monotonic() + CONSUMERS_INTERVAL_S
 
     def _row(self, minute: int, pipeline: str, outcome: str, count: _Count) -> CallCount:
         return CallCount(
@@ -96,10 +150,12 @@ class CallCounter:
         )
 
 
-def _count(counts: dict[Key, _Count], key: Key) -> _Count:
+def _count(counts: dict[Key, _Count], key: Key, outcome: str) -> _Count:
     count = counts.get(key)
     if count is None:
-        count = counts[key] = _Count()
+        of_run = outcome.startswith(RUN)
+        bounds = metrics.RUN_BUCKETS_S if of_run else metrics.LATENCY_BUCKETS_S
+        count = counts[key] = _Count(bounds)
     return count
 
 

@@ -82,6 +82,8 @@ class RecordRows:
             record.parent,
             record.redelivers,
             record.request_id,
+            caller.key_id,
+            fit_column(record.failure.type, 255) if record.failure is not None else None,
         )
 
     def end(self, event: Finished, details: stored.DetailValues | None) -> durable_runs.End:
@@ -99,6 +101,7 @@ class RecordRows:
             failure,
             started_at=event.started_at,
             ended_at=event.ended_at,
+            error_type=fit_column(event.failure.type, 255) if event.failure is not None else None,
         )
 
     def details(self, record: Record | Finished) -> stored.DetailValues | None:

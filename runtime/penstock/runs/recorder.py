@@ -32,6 +32,7 @@ import structlog
 
 from penstock import metrics, threads
 from penstock.access.encryption import SecretBox
+from penstock.contracts.call import ANONYMOUS, Caller
 from penstock.contracts.pipeline import Pipeline
 from penstock.db import durable_runs, rejected_calls
 from penstock.db import runs as stored
@@ -171,20 +172,20 @@ class Recorder:
         self,
         pipeline: str,
         problem: str,
-        consumer_id: int | None = None,
+        caller: Caller = ANONYMOUS,
         describe: Callable[[int], RejectedCall] | None = None,
     ) -> None:
         """Count a rejected call by its problem type, and store it unless there are too many.
 
         `describe` returns the call for the id of the environment, and runs where it is stored.
         """
-        self._counter.queue(pipeline, problem)
-        if describe is not None and self._rejected.accepts(pipeline, problem, consumer_id):
+        self._counter.queue(pipeline, problem, caller)
+        if describe is not None and self._rejected.accepts(pipeline, problem, caller.consumer_id):
             self._rejected.append(describe(self._environment_id))
 
-    def counted(self, pipeline: str, outcome: str) -> None:
+    def counted(self, pipeline: str, outcome: str, caller: Caller = ANONYMOUS) -> None:
         """Count a call that was answered without a run of its own."""
-        self._counter.queue(pipeline, outcome)
+        self._counter.queue(pipeline, outcome, caller)
 
     def began(self, run: str, at: datetime) -> None:
         """Record when a durable run started."""
@@ -205,8 +206,8 @@ class Recorder:
         self._progress[run] = progress
 
     def count(self, pipeline: str, outcome: str, micros: int | None) -> None:
-        """Count a run that ended; `micros` is its duration in microseconds."""
-        self._counter.add(pipeline, outcome, micros)
+        """Count a durable run that ended; `micros` is its duration in microseconds."""
+        self._counter.add_run(pipeline, outcome, micros)
 
     # Called by the writer.
 
@@ -238,7 +239,7 @@ class Recorder:
                 self._rare_log.error("run records dropped", records=number, reason=reason)
 
     def _write_counts(self) -> int:
-        self._counter.write()
+        self._counter.write(last=self._stop)
         return 0
 
     def _write_records(self) -> int:
@@ -254,7 +255,7 @@ class Recorder:
                 self._write_alone(lambda item: self._store_records([item]), record, record.run)
         self._records.remove(batch)
         for record in batch:
-            self._counter.add(record.pipeline.id, record.status.value, record.micros)
+            self._counter.add_record(record)
         return len(batch)
 
     def _store_records(self, batch: Sequence[Record]) -> None:
@@ -307,7 +308,7 @@ class Recorder:
             if isinstance(event, Finished):
                 self._ending.discard(event.run)
                 if event.run in ends:
-                    self._counter.add(event.pipeline.id, ends[event.run], event.micros)
+                    self._counter.add_run(event.pipeline.id, ends[event.run], event.micros)
         self._rejected.written(len(samples), left_out)
         return len(events)
 

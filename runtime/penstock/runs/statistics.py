@@ -9,32 +9,16 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from penstock.contracts.problem_types import CALL_PROBLEMS
-from penstock.contracts.run_status import Status
+from penstock.contracts.outcomes import FAULTS, REJECTIONS, RUN, SUCCESSES
 from penstock.db import call_counts
 from penstock.db.engine import Engine, reading
 from penstock.metrics import LATENCY_BUCKETS_S
 
-# Outcomes of calls that were rejected: problem types. All others are statuses of runs.
-CALL_PROBLEM_NAMES = frozenset(problem.name for problem in CALL_PROBLEMS)
 ALL = ""  # in place of a pipeline's id: all of them together
 SETTLED_AFTER_S = 300  # no process adds to a minute after that
 CACHE_RETENTION_S = 8 * 86_400  # in memory, of settled counts
 # length of a span and of one of its points, in seconds
 SPANS = {"hour": (3600, 60), "day": (86_400, 3600), "week": (7 * 86_400, 3600)}
-# "accepted" is the 202 of a durable run, "looked-up" a reply of the status API.
-SUCCESSES = frozenset({Status.SUCCEEDED, "accepted", "replayed", "looked-up"})
-FAULTS = frozenset(
-    {
-        Status.FAILED,
-        Status.TIMED_OUT,
-        "pipeline-busy",
-        "pipeline-unavailable",
-        "host-stopping",
-        "given-up",
-        "not-begun",
-    }
-)
 
 
 @dataclass(slots=True)
@@ -155,7 +139,7 @@ def rejections(
         )
     numbers: dict[str, list[int]] = {}
     for moment, outcome, calls in rows:
-        if outcome in CALL_PROBLEM_NAMES:
+        if outcome in REJECTIONS:
             values = numbers.setdefault(outcome, [0] * len(times))
             values[(moment - times[0]) // step] += calls
     return times, numbers
@@ -231,6 +215,8 @@ def _read(
     with reading(engine) as connection:
         rows = call_counts.outcomes(connection, environment_id, since=since, until=until)
     for moment, pipeline, outcome, calls, buckets in rows:
+        if outcome.startswith(RUN):
+            continue
         sums, timed = into.setdefault(moment, {}), msgspec.json.decode(buckets, type=list[int])
         for name in (pipeline, ALL):
             sums.setdefault(name, Sum()).add(outcome, calls, timed)

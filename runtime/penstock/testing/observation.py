@@ -11,7 +11,7 @@ from penstock.contracts.run_status import Status
 from penstock.db.engine import Engine
 from penstock.durable.engine_memory import InMemoryEngine
 from penstock.errors import UnknownName
-from penstock.execution.run_queries import find_run, list_runs
+from penstock.execution.run_queries import RunQuery, find_run, list_runs
 from penstock.host.host import Host
 from penstock.testing.lookup import pipeline_id
 from penstock.testing.records import RunRecord
@@ -62,11 +62,13 @@ class ObservedRuntime:
         self.flush()
         rows = list_runs(
             self._engine,
-            pipelines=() if pipeline is None else (self._identifier(pipeline),),
-            consumer=consumer,
-            status=status,
-            request_id=request_id,
-            since=None if since is None else since.timestamp(),
+            RunQuery(
+                pipelines=() if pipeline is None else (self._identifier(pipeline),),
+                consumer=consumer,
+                status=status,
+                request_id=request_id,
+                since=None if since is None else since.timestamp(),
+            ),
             limit=limit,
         )
         return [

@@ -69,14 +69,15 @@ class CallLog:
                 recorder.rejected(
                     pipeline,
                     refusal.code,
-                    consumer_id=caller.consumer_id,
+                    caller,
                     describe=partial(self._rejected, exchange, refusal, caller),
                 )
             elif endpoint is not None:
-                recorder.counted(pipeline, ACCEPTED if endpoint.route.durable else REPLAYED)
+                outcome_name = ACCEPTED if endpoint.route.durable else REPLAYED
+                recorder.counted(pipeline, outcome_name, exchange.caller or ANONYMOUS)
             return
         if endpoint.of_runtime:
-            recorder.counted(pipeline, STATUS_READ)
+            recorder.counted(pipeline, STATUS_READ, call.caller)
             return
         self._executor.record(
             endpoint,

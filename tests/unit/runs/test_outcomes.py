@@ -62,7 +62,7 @@ class TestReader:
     def test_runs_have_the_present_status_and_are_found_by_it(self, place: Place) -> None:
         runs = [write_run(place, status) for status in ("refused", "client_error", "failed")]
         with reading(place.engine) as connection:
-            listed = stored.page(connection, status="client_error")
+            listed = stored.page(connection, stored.RunFilter(status="client_error"))
             row = stored.find(connection, runs[0])
 
         assert [(row.id, row.status) for row in listed] == [

@@ -94,7 +94,7 @@ def test_who_called_is_remembered_for_seven_days(place: Place) -> None:
                     "succeeded",
                     200,
                     9,
-                    *[None] * 6,
+                    *[None] * 8,
                 )
             ],
             [],

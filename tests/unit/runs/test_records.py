@@ -34,6 +34,7 @@ from penstock.db import call_counts, durable_runs, rejected_calls
 from penstock.db import runs as stored
 from penstock.db.engine import open_engine, reading, writing
 from penstock.db.rejected_calls import RejectedFilter
+from penstock.db.runs import RunFilter
 from penstock.errors import UnknownName
 from penstock.runs import recorder as recorder_module
 from penstock.runs.ids import derived_run_id, first_id, is_run_id, millis_of, new_run_id
@@ -421,7 +422,7 @@ class TestTheRecorder:
             recorder.flush()
 
         with reading(place.engine) as connection:
-            (row,) = stored.page(connection)
+            (row,) = stored.page(connection, RunFilter())
         assert (row.id, row.micros, row.status) == (record.run, 1500, "succeeded")
 
     @pytest.mark.parametrize("place", ["postgresql"], indirect=True)  # SQLite takes anything
@@ -436,7 +437,9 @@ class TestTheRecorder:
         recorder.flush()
 
         with reading(place.engine) as connection:
-            assert {row.id for row in stored.page(connection)} == {record.run for record in good}
+            assert {row.id for row in stored.page(connection, RunFilter())} == {
+                record.run for record in good
+            }
 
     def test_one_whose_bodies_can_not_be_made_safe_costs_neither_its_record_nor_its_batch(
         self, place: Place, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
@@ -486,7 +489,7 @@ class TestTheRecorder:
         recorder.flush()
 
         with reading(place.engine) as connection:
-            assert len(stored.page(connection)) == 5
+            assert len(stored.page(connection, RunFilter())) == 5
 
     def accepted(self, place: Place) -> str:
         run = new_run_id()
@@ -565,7 +568,7 @@ class TestTheRecorder:
         with reading(place.engine) as connection:
             assert [
                 (row.outcome, row.calls) for row in call_counts.read(connection, 1, since=0)
-            ] == [("succeeded", 1)]
+            ] == [("run:succeeded", 1)]
 
     def test_what_can_not_be_written_keeps_nothing_else_and_is_counted(
         self, place: Place, monkeypatch: pytest.MonkeyPatch
@@ -642,17 +645,15 @@ class TestTheRecorder:
         recorder.flush()
 
         with reading(place.engine) as connection:
-            everything = [row.id for row in stored.page(connection, environment_id=1)]
-            first = [row.id for row in stored.page(connection, environment_id=1, limit=4)]
+            everything = [row.id for row in stored.page(connection, RunFilter(1))]
+            first = [row.id for row in stored.page(connection, RunFilter(1), limit=4)]
             second = [
-                row.id
-                for row in stored.page(connection, environment_id=1, limit=4, before=first[-1])
+                row.id for row in stored.page(connection, RunFilter(1), limit=4, before=first[-1])
             ]
-            failed = stored.page(
-                connection, environment_id=1, status="failed", pipelines=["v1/other"]
-            )
-            page = stored.page(connection, request_id="request-0007")
-            since = stored.page(connection, environment_id=1, since=everything[2])
+            chosen = RunFilter(1, status="failed", pipelines=["v1/other"])
+            failed = stored.page(connection, chosen)
+            page = stored.page(connection, RunFilter(request_id="request-0007"))
+            since = stored.page(connection, RunFilter(1, since=everything[2]))
         assert everything == sorted(everything, reverse=True)
         assert first + second == everything[:8]
         assert [row.request_id for row in failed] == ["request-0003", "request-0001"]
@@ -687,7 +688,7 @@ class TestTheRecorder:
         number, durable = stored.purge(place.engine, 1, first_id(time.time() - 60))
 
         with reading(place.engine) as connection:
-            assert {row.id for row in stored.page(connection)} == {fresh.run, waiting}
+            assert {row.id for row in stored.page(connection, RunFilter())} == {fresh.run, waiting}
         assert (number, durable) == (3, {})
 
     def test_purging_returns_which_runs_had_a_callback(self, place: Place) -> None:
