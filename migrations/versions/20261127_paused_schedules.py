@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "20261127_paused_schedules"
-down_revision = "20261127_rejected_calls"
+down_revision = "20261127_consumer_counts"
 branch_labels = None
 depends_on = None
 
