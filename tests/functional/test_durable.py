@@ -7,8 +7,8 @@ import base64
 import hmac
 import json
 import signal
-import sqlite3
 import socket
+import sqlite3
 import subprocess
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Cron expressions are said in words, or shown as they are where words would be longer."""
+"""Cron expressions are shown in words, or as they are where words would be longer."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from penstock import Call, Durable, HttpTrigger, Pipeline, Schedule, hookimpl
+from penstock import Call, Durable, HttpTrigger, Pipeline, Schedule, audit, hookimpl
 from penstock.contracts.triggers import Schedule as Declared
 from penstock.durable.schedules import last_ticks, next_tick
 from penstock.errors import PenstockError, UnknownName, UsageError
@@ -76,9 +76,11 @@ class TestSchedules:
         assert (paused, runtime.work(), seen) == (None, 1, [1])
         assert resumed is not None
         assert (row["paused_by"], "already" in again) == ("test", True)
-        events = listed(runtime, "audit", "list")
-        assert [event["action"] for event in events[:2]] == ["schedule:resumed", "schedule:paused"]
-        assert events[0]["subject"] == "v1/report"
+        events = audit.events(runtime._engine, limit=2)  # noqa: SLF001  the kit lists no events
+        assert [event.act for event in events] == [
+            "resumed the schedule 0 5 * * * of v1/report in test",
+            "paused the schedule 0 5 * * * of v1/report in test",
+        ]
 
     def test_a_schedule_runs_now_with_its_body_also_while_it_is_paused(
         self, runtime: Runtime, seen: list[Any]
