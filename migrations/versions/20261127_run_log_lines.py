@@ -6,7 +6,7 @@ from alembic import op
 from penstock.db.columns import RunId
 
 revision = "20261127_run_log_lines"
-down_revision = "20261127_consumer_counts"
+down_revision = "20261127_paused_schedules"
 branch_labels = None
 depends_on = None
 

@@ -214,7 +214,7 @@ class Call:
     def log(self) -> Any:  # noqa: ANN401  structlog's logger
         """A structlog logger. Its lines have the run and the pipeline, and are kept with the run.
 
-        Example: `call.log.info("order stored", order=number)`.
+        Fields of a line are keyword arguments.
         """
         return structlog.get_logger(f"pipeline.{self.pipeline}")
 

@@ -120,7 +120,7 @@ class _RareLog:
 class Recorder:
     """Records the runs of one environment and counts its calls."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what it needs of a process
         self,
         engine: Engine,
         environment_id: int,
