@@ -454,7 +454,7 @@ def test_the_schedules_and_their_next_ticks(shop: Shop) -> None:
     assert "v1/report" in shop.command("schedules", "--env", "test")
 
 
-def test_who_called_with_which_key_by_command(shop: Shop) -> None:
+def test_who_called_with_which_key(shop: Shop) -> None:
     def used() -> list[dict[str, object]]:
         """Return the calls of v1/orders by key, once they are counted."""
         words = ("usage", "--by", "key", "--pipeline", "v1/orders", "--format", "json")
@@ -463,5 +463,14 @@ def test_who_called_with_which_key_by_command(shop: Shop) -> None:
 
     (row,) = until(used)
 
+    steps = shop.steps()
+    steps.link("Pipelines")
+    steps.link("orders")
+    steps.link("Who called v1/orders")
+    tabs = steps.page.get_by_role("navigation", name="Usage by")
+    steps.click(tabs.get_by_role("link", name=re.compile("^(by )?key", re.IGNORECASE)))
+    expect(
+        steps.page.get_by_role("row", name=re.compile(f"{shop.key[-4:]} acme 1"))
+    ).to_be_visible()
     assert (row["consumer"], row["calls"]) == ("acme", 1)
     assert str(row["key"]).endswith(shop.key[-4:])
