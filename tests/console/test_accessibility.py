@@ -12,7 +12,7 @@ PAGES = (
     "/new-consumer", "/consumers/acme", "/consumers/acme/pipelines", "/policies",
     "/e/test/policy", "/e/test/policy/change?policy=api-key", "/e/test/runs", "/audit",
     "/audit/1", "/deployments", "/deployments/processes",
-    "/pipelines/exposure", "/pipelines/exposure?show=all",
+    "/pipelines/exposure", "/pipelines/exposure?show=all", "/keys", "/keys?show=expiring",
     "/e/test/tokens", "/e/test/tokens/issuers/new", "/e/test/limits",
     "/e/test/limits/new", "/e/test/limits/networks/new", "/e/test/settings",
     "/e/test/settings/environment", "/e/test/settings/variables/new",

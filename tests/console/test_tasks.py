@@ -426,14 +426,21 @@ def test_what_is_open_to_anyone(shop: Shop) -> None:
     assert reach["v1/notes"] == {"test": "anyone", "prod": "closed"}
 
 
-def test_which_keys_are_unused_or_expire_soon_by_command(shop: Shop) -> None:
+def test_which_keys_are_unused_or_expire_soon(shop: Shop) -> None:
     shop.consumer("stark")
-    soon = shop.command("key", "create", "stark", "--env", "prod", "--expires", "5d")
-    words = ("keys", "--env", "prod", "--consumer", "stark")
+    soon = shop.command("key", "create", "stark", "--env", "test", "--expires", "5d")
+    steps = shop.steps()
+    steps.link("Keys")
+    for chosen in ("expire within 14 days", "never used"):
+        steps.link(re.compile(chosen))
+        row = steps.page.get_by_role("row", name=re.compile("pk_test_.*stark test"))
+        expect(row).to_have_count(1)
+
+    words = ("keys", "--env", "test", "--consumer", "stark")
 
     assert "stark" in shop.command(*words, "--expiring", "14d")
     assert "stark" in shop.command(*words, "--never-used")
-    assert "pk_prod_" in soon
+    assert "pk_test_" in soon
 
 
 def test_the_schedules_and_their_next_ticks_by_command(shop: Shop) -> None:
