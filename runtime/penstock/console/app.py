@@ -30,6 +30,7 @@ from penstock.console import (
     settings,
     sign_in,
     tokens,
+    usage,
     users,
 )
 from penstock.console import help as help_pages
@@ -57,6 +58,7 @@ PAGES = (
     schedules,
     queue,
     series,
+    usage,
     deployments,
     tokens,
     issuers,
