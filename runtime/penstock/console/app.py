@@ -26,9 +26,11 @@ from penstock.console import (
     rejected,
     runs,
     schedules,
+    series,
     settings,
     sign_in,
     tokens,
+    usage,
     users,
 )
 from penstock.console import help as help_pages
@@ -55,6 +57,8 @@ PAGES = (
     runs,
     schedules,
     queue,
+    series,
+    usage,
     deployments,
     tokens,
     issuers,
