@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "20261127_search"
-down_revision = "20261127_consumer_counts"
+down_revision = "20261127_paused_schedules"
 branch_labels = None
 depends_on = None
 

@@ -64,7 +64,7 @@ def make_consumer_with_key(page: Page, console: ConsoleServer) -> str:
     page.get_by_role("button", name="Copy key").click()
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
     key = str(page.evaluate("navigator.clipboard.readText()"))
-    page.get_by_role("link", name="Back to acme").click()
+    page.get_by_role("link", name="Done").click()
     expect(page.get_by_role("row", name=re.compile(f"pk_test_…{key[-4:]}"))).to_be_visible()
     assert key not in page.content()
     return key

@@ -124,13 +124,14 @@ def test_a_key_is_shown_once_and_by_its_last_characters_later(console_app: Make)
     response = oli.post(
         "/consumers/acme/keys", environment="test", expires="30d", note="for the pilot"
     )
-    key = shown_key(response.text)
+    shown = oli.http.get(response.headers["Location"])
+    key = shown_key(shown.text)
     page = oli.text("/consumers/acme")
     stored = api_keys.list_keys(console.place.engine, KeyQuery(consumer="acme"))[0]
 
-    assert response.status_code == 200
-    assert response.headers["Cache-Control"] == "no-store"
-    assert 'data-copy="#secret"' in response.text
+    assert response.status_code == 303
+    assert shown.headers["Cache-Control"] == "no-store"
+    assert 'data-copy="#secret"' in shown.text
     parsed = parse_api_key(key)
     assert parsed is not None
     stored_key = console.place.snapshot().key(parsed.digest)
@@ -151,6 +152,25 @@ def test_a_key_is_shown_once_and_by_its_last_characters_later(console_app: Make)
     assert "did you mean “test”?" in nowhere.text
 
 
+def test_a_reload_of_the_page_of_a_new_key_creates_none_and_shows_nothing(
+    console_app: Make,
+) -> None:
+    console = console_app()
+    console.place.consumer("acme")
+    oli = console.client("oli")
+
+    created = oli.post("/consumers/acme/keys", environment="test", expires="", note="")
+    address = created.headers["Location"]
+    first, again = oli.http.get(address), oli.http.get(address)
+
+    (key,) = api_keys.list_keys(console.place.engine)
+    assert created.status_code == 303
+    assert "pk_test_" not in address
+    assert ("curl -H" in first.text, key.shown_as[-4:] in first.text) == (True, True)
+    assert "was shown already" in again.text
+    assert "curl -H" not in again.text
+
+
 def test_a_key_is_disabled_enabled_rotated_and_revoked(console_app: Make) -> None:
     console = console_app()
     console.place.consumer("acme")
@@ -165,9 +185,9 @@ def test_a_key_is_disabled_enabled_rotated_and_revoked(console_app: Make) -> Non
     assert states() == ["disabled"]
     assert oli.post(f"{path}/enable").status_code == 303
     assert states() == ["usable"]
-    rotated = oli.post(f"{path}/rotate", grace="7d")
-    assert shown_key(rotated.text) != key.key
-    assert f"The old key {key.id} works until" in rotated.text
+    rotated = oli.follow(oli.post(f"{path}/rotate", grace="7d"))
+    assert shown_key(rotated) != key.key
+    assert f"The old key {key.id} works until" in rotated
     assert oli.post(f"{path}/rotate", grace="a while").status_code == 422
     assert oli.post(f"{path}/revoke").status_code == 303
     assert states() == ["revoked", "usable"]
@@ -177,7 +197,7 @@ def test_a_key_is_disabled_enabled_rotated_and_revoked(console_app: Make) -> Non
         for key in api_keys.list_keys(console.place.engine, KeyQuery(consumer="acme"))
         if key.state == "usable"
     )
-    assert f"Revoke key pk_test_…{shown_key(rotated.text)[-4:]} of acme?" in oli.text(
+    assert f"Revoke key pk_test_…{shown_key(rotated)[-4:]} of acme?" in oli.text(
         f"/consumers/acme/keys/{successor.id}/revoke"
     )
     again = oli.post(f"{path}/enable")

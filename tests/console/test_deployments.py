@@ -190,7 +190,7 @@ class TestServed:
         by_key = words_of(client.text("/pipelines/exposure", show="key", find="PAYMENTS"))
         nothing = words_of(client.text("/pipelines/exposure", show="nonsense"))
 
-        assert "v1/payments external key alone api_key not loaded no" in all_of_them
+        assert "v1/payments external key alone api_key not loaded yes" in all_of_them
         assert "v1/orders external not loaded more than a key api_key + jwt" in all_of_them
         assert ("v1/payments" in by_key, "v1/orders" in by_key) == (True, False)
         assert "No pipeline is open to anyone." in nothing

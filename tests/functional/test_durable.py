@@ -7,6 +7,7 @@ import base64
 import hmac
 import json
 import signal
+import socket
 import sqlite3
 import subprocess
 import threading
@@ -555,6 +556,21 @@ def test_a_tick_is_one_run_over_all_workers(place: Place, worker: StartWorker) -
         place.run("runs", "list", "--pipeline", "clock", "--limit", "3", "--format", "json").stdout
     )
     assert {row["status"] for row in found[1:]} == {"succeeded"}
+    workers = json.loads(place.run("queue", "--workers", "--format", "json").stdout)
+    assert len({row["worker"] for row in workers}) == 2
+    assert {row["host"] for row in workers} == {socket.gethostname()}
+
+    assert place.run("schedule", "pause", "clock").returncode == 0
+    logs = list(place.folder.glob("worker-*.log"))
+
+    def skipped() -> int:
+        return sum(log.read_text().count("paused the schedule") for log in logs)
+
+    newest = ("runs", "list", "--pipeline", "clock", "--limit", "1", "--format", "json")
+    until(skipped)
+    before, enough = json.loads(place.run(*newest).stdout)[0]["id"], skipped() + 2
+    until(lambda: skipped() >= enough)
+    assert json.loads(place.run(*newest).stdout)[0]["id"] == before
 
 
 class Receiver:

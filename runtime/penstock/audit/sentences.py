@@ -124,6 +124,12 @@ def _of_pipelines(before: str, after: str = "") -> Sentence:
     return lambda facts: f"{before} {facts.get('pipelines') or facts.subject}{after}{facts.here}"
 
 
+def _schedule(verb: str) -> Sentence:
+    return lambda facts: (
+        f"{verb} the schedule{facts.after('cron', ' ')} of {facts.subject}{facts.here}"
+    )
+
+
 SENTENCES: Mapping[str, Sentence] = {
     "environment:created": lambda facts: f"created the environment {facts.subject}",
     "environment:changed": _settings,
@@ -202,6 +208,9 @@ SENTENCES: Mapping[str, Sentence] = {
         f"re-ran the run {facts.subject}{facts.after('new', ' as ')}{facts.here}"
     ),
     "run:purged": lambda facts: f"deleted {facts.get('runs')} runs of {facts.subject}",
+    "schedule:paused": _schedule("paused"),
+    "schedule:resumed": _schedule("resumed"),
+    "schedule:run": lambda facts: f"{_schedule('started')(facts)}{facts.after('run', ' as run ')}",
     "user:created": lambda facts: (
         f"created the user {facts.subject}{facts.after('role', ' as ')}"
         f"{facts.after('environments', ' in ')}"

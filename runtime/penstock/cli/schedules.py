@@ -1,26 +1,29 @@
-"""The command that lists schedules."""
+"""The commands that list, pause, resume and run schedules."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from zoneinfo import ZoneInfo
+from dataclasses import asdict
 
 import click
-from croniter import croniter
 
-from penstock.access.lookup import environment_row
-from penstock.cli.base import (
-    Context,
-    env_option,
-    pass_context,
-)
+from penstock.cli.base import Context, env_option, pass_context
 from penstock.cli.listings import Listing, listing_options, show_rows
-from penstock.contracts.triggers import Schedule
-from penstock.db import runs as stored
-from penstock.db.engine import reading
-from penstock.db.unit_of_work import RowReader
-from penstock.durable.schedules import schedule_name, tick_id
-from penstock.host.compilation import LoadedPipeline
+from penstock.execution.scheduling import Scheduling
+
+COLUMNS = (
+    "pipeline", "cron", "timezone", "missed", "next", "last", "became", "run", "paused_by",
+)  # fmt: skip
+
+cron_option = click.option(
+    "--cron", metavar="CRON", help="Which schedule, where the pipeline has several: '0 6 * * *'."
+)
+
+
+def _scheduling(context: Context) -> Scheduling:
+    host = context.host
+    return Scheduling(
+        context.engine, context.box, host.catalog, host.evaluator, context.run_operations.run_store
+    )
 
 
 @click.command()
@@ -29,46 +32,66 @@ from penstock.host.compilation import LoadedPipeline
 @pass_context
 def schedules(context: Context, environment: str | None, listing: Listing) -> None:
     """List schedules with their next and last ticks."""
-    name = context.environment(environment)
-    rows = []
-    with reading(context.engine) as connection:
-        environment_row(RowReader(connection), name)
-    declared = [
-        (identifier, schedule)
-        for identifier, item in sorted(context.host.catalog.loaded.items())
-        for schedule in _schedules_of(item)
+    views = _scheduling(context).views(context.environment(environment))
+    rows = [
+        {name: value for name, value in asdict(view).items() if name != "ticks"} for view in views
     ]
-    fired = context.run_operations.run_store(name).last_ticks() if declared else {}
-    for identifier, schedule in declared:
-        now = datetime.now(ZoneInfo(schedule.timezone))
-        last: datetime = croniter(schedule.cron, now, second_at_beginning=True).get_prev(datetime)
-        with reading(context.engine) as connection:
-            run = stored.find(connection, tick_id(name, identifier, schedule, last))
-        # Otherwise the schedule may be younger than that tick.
-        fired_before = run is not None or schedule_name(name, identifier, schedule) in fired
-        rows.append(
-            {
-                "pipeline": identifier,
-                "cron": schedule.cron,
-                "timezone": schedule.timezone,
-                "missed": schedule.missed,
-                "next": croniter(schedule.cron, now, second_at_beginning=True).get_next(datetime),
-                "last": last.astimezone(UTC) if fired_before else None,
-                "became": run.status if run is not None else None,
-                "run": run.id if run is not None else None,
-            }
-        )
     show_rows(
         rows,
         listing,
-        ("pipeline", "cron", "timezone", "missed", "next", "last", "became", "run"),
+        COLUMNS,
         lambda row: f"{row['pipeline']}:{row['cron']}",
         empty="no schedules",
     )
 
 
-def _schedules_of(item: LoadedPipeline) -> tuple[Schedule, ...]:
-    return () if item.broken else item.pipeline.schedules
+@click.group()
+def schedule() -> None:
+    """Pause, resume and run schedules."""
 
 
-COMMANDS = (schedules,)
+@schedule.command("pause")
+@click.argument("pipeline")
+@cron_option
+@env_option
+@pass_context
+def schedule_pause(
+    context: Context, pipeline: str, cron: str | None, environment: str | None
+) -> None:
+    """Pause a schedule: its ticks start no runs until it is resumed.
+
+    Runs that were accepted before are performed.
+    """
+    scheduling, name = _scheduling(context), context.environment(environment)
+    changed = scheduling.pause(context.actor, name, scheduling.find(name, pipeline, cron))
+    click.echo(f"the schedule of {pipeline} in {name} is paused{'' if changed else ' already'}")
+
+
+@schedule.command("resume")
+@click.argument("pipeline")
+@cron_option
+@env_option
+@pass_context
+def schedule_resume(
+    context: Context, pipeline: str, cron: str | None, environment: str | None
+) -> None:
+    """Resume a paused schedule from its next tick on. Ticks in between are not made up for."""
+    scheduling, name = _scheduling(context), context.environment(environment)
+    changed = scheduling.resume(context.actor, name, scheduling.find(name, pipeline, cron))
+    click.echo(f"the schedule of {pipeline} in {name} is {'resumed' if changed else 'not paused'}")
+
+
+@schedule.command("run")
+@click.argument("pipeline")
+@cron_option
+@env_option
+@pass_context
+def schedule_run(
+    context: Context, pipeline: str, cron: str | None, environment: str | None
+) -> None:
+    """Start a run of a schedule now, beside its ticks. Prints the ID of the run."""
+    scheduling, name = _scheduling(context), context.environment(environment)
+    click.echo(scheduling.run_now(context.actor, name, scheduling.find(name, pipeline, cron)))
+
+
+COMMANDS = (schedules, schedule)

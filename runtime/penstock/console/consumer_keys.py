@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from flask import Response, request, url_for
+import time
+
+import msgspec
+from flask import Response, request, session, url_for
 
 from penstock.access import api_keys
 from penstock.access.durations import read_duration
+from penstock.access.encryption import UnknownKey
 from penstock.access.users import Role
 from penstock.console.confirmation import Confirmation
 from penstock.console.consumers import NewKeyForm, show_consumer
 from penstock.console.context import console_context
 from penstock.console.pages import page, user
-from penstock.console.responses import done, render
+from penstock.console.responses import done, redirect_to, render
 from penstock.errors import UnknownName
+
+NEW_KEY = "new_key"  # in the session
+SHOWN_FOR_S = 300.0
 
 
 def _of_form(**_: str) -> list[str]:
@@ -58,8 +65,43 @@ def _require_key_of(consumer: str, key_id: str) -> api_keys.ListedKey:
 
 
 def _show_key(key: api_keys.NewKey, note: str = "") -> Response:
-    header = console_context().settings.api_key_headers[0]
-    return Response(render("consumer_key.html", key=key, header=header, note=note))
+    """Redirect to the page that shows a new key once; a reload does not create another one.
+
+    The key travels in the session's cookie, encrypted with the secret key of the servers.
+    """
+    content = {"id": key.id, "key": key.key, "note": note, "until": time.time() + SHOWN_FOR_S}
+    session[NEW_KEY] = console_context().box.encrypt(msgspec.json.encode(content)).decode()
+    return redirect_to(url_for("console.consumers_key_shown", name=key.consumer, key_id=key.id))
+
+
+def _sealed_key(key_id: str) -> tuple[str, str] | None:
+    """Return a new key and its note, the first time; None afterwards."""
+    sealed = session.pop(NEW_KEY, None)
+    if sealed is None:
+        return None
+    try:
+        content = msgspec.json.decode(console_context().box.decrypt(sealed.encode()))
+    except UnknownKey:
+        return None
+    if content["id"] != key_id or content["until"] < time.time():
+        return None
+    return content["key"], content["note"]
+
+
+@page("/consumers/<name>/keys/<key_id>", needs=Role.OPERATOR, scope=_of_key)
+def consumers_key_shown(name: str, key_id: str) -> Response:
+    """Show a new key once."""
+    context, key = console_context(), _require_key_of(name, key_id)
+    opened = _sealed_key(key_id)
+    return Response(
+        render(
+            "consumer_key.html",
+            key=key,
+            secret=opened[0] if opened is not None else None,
+            note=opened[1] if opened is not None else "",
+            header=context.settings.api_key_headers[0],
+        )
+    )
 
 
 def _confirm_rotate(name: str, key_id: str) -> Confirmation:

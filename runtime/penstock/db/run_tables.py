@@ -116,6 +116,16 @@ class DurableRunRow(Row, table="durable_runs"):
     sqlite_rowid = False
 
 
+class PausedScheduleRow(Row, table="paused_schedules"):
+    """A schedule that an operator paused: its ticks start no runs."""
+
+    id: Col[str] = column(String(36), primary_key=True)  # a digest of all that identifies it
+    environment_id: Col[int] = column(Integer)
+    pipeline: Col[str] = column(String(80))
+    paused_at: Col[datetime] = column(Moment)
+    paused_by: Col[str] = column(String(255))
+
+
 class RejectedCallRow(Row, table="refusals"):
     """A rejected call, under the id that its caller got in the reply."""
 

@@ -1,17 +1,47 @@
-"""Ticks of schedules: the id of a tick's run, and why a tick is skipped."""
+"""Ticks of schedules: when they are, the id of a tick's run, and why a tick is skipped."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from croniter import croniter
+from croniter import CroniterBadDateError, croniter
 
 from penstock.contracts.triggers import Schedule
 from penstock.durable.intake import queue_of
 from penstock.runs.ids import derived_run_id
 
 MISSED_AFTER_S = 60.0
+
+
+def schedule_id(environment: str, pipeline: str, schedule: Schedule) -> str:
+    """Return the id of a schedule, under which a pause is stored."""
+    return derived_run_id(0, environment, pipeline, schedule.cron, schedule.timezone, schedule.path)
+
+
+def next_tick(schedule: Schedule, now: datetime) -> datetime | None:
+    """Return the first tick after a moment, None where there is none in fifty years."""
+    ticks = _ticks(schedule, now)
+    try:
+        at: datetime = ticks.get_next(datetime)
+    except CroniterBadDateError:
+        return None
+    return at
+
+
+def last_ticks(schedule: Schedule, now: datetime, number: int) -> list[datetime]:
+    """Return the last ticks before a moment, oldest first; fewer where there were no more."""
+    ticks = _ticks(schedule, now)
+    moments: list[datetime] = []
+    with suppress(CroniterBadDateError):
+        moments.extend(ticks.get_prev(datetime) for _ in range(number))
+    return moments[::-1]
+
+
+def _ticks(schedule: Schedule, now: datetime) -> croniter:
+    local = now.astimezone(ZoneInfo(schedule.timezone))
+    return croniter(schedule.cron, local, second_at_beginning=True)
 
 
 def tick_id(environment: str, pipeline: str, schedule: Schedule, moment: datetime) -> str:

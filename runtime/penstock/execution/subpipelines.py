@@ -29,8 +29,10 @@ from penstock.errors import (
 )
 from penstock.execution.calls import JSON, CallFactory, run_input
 from penstock.execution.executor import Executor
+from penstock.gate.compliance import Evaluation
 from penstock.gate.compliance import State as Exposure
 from penstock.host.catalog import Catalog
+from penstock.host.compilation import LoadedPipeline
 from penstock.host.services import Services
 from penstock.host.view import CurrentView
 from penstock.runs.ids import derived_run_id, millis_of, new_run_id
@@ -85,6 +87,21 @@ class RecordedInput:
     query: str
     body: bytes
     content_type: str
+
+
+def is_startable(
+    item: LoadedPipeline | None, external: Evaluation | None, internal: Evaluation | None
+) -> bool:
+    """Return whether another pipeline or a schedule may start a pipeline.
+
+    It is served, or on no listener, and not disabled.
+    """
+    if item is None or item.broken or external is None or internal is None:
+        return False
+    exposed = item.pipeline.trigger.external or item.pipeline.trigger.internal
+    return (
+        external.served or internal.served or (not exposed and external.state is Exposure.INTERNAL)
+    )
 
 
 class SubpipelineRunner:
@@ -169,16 +186,11 @@ class SubpipelineRunner:
 
         It is served, or on no listener, and not disabled.
         """
-        item, evaluated = self._catalog.loaded.get(identifier), self._view.evaluated
-        external = evaluated.external.get(identifier)
-        internal = evaluated.internal.get(identifier)
-        if item is None or item.broken or external is None or internal is None:
-            return False
-        exposed = item.pipeline.trigger.external or item.pipeline.trigger.internal
-        return (
-            external.served
-            or internal.served
-            or (not exposed and external.state is Exposure.INTERNAL)
+        evaluated = self._view.evaluated
+        return is_startable(
+            self._catalog.loaded.get(identifier),
+            evaluated.external.get(identifier),
+            evaluated.internal.get(identifier),
         )
 
     def _run_here(self, parent: ParentRun, runner: Runner, child: Subrun) -> object:

@@ -33,7 +33,8 @@ class Reach(StrEnum):
 class ExposedPipeline:
     """Who may call a pipeline on a listener, by environment.
 
-    `differs` is whether environments differ in reach or requirements, of those that serve it.
+    `differs` is whether environments differ in reach or requirements; one that has not loaded the
+    pipeline is as one where it is closed.
     """
 
     pipeline: str
@@ -76,7 +77,10 @@ def exposed_pipelines(
             {name: reach_of(item) for name, item in by_environment.items()},
             {name: item.requires for name, item in by_environment.items() if item.served},
             differs=len(
-                {item.requires if item.served else None for item in by_environment.values()}
+                {
+                    item.requires if item is not None and item.served else None
+                    for item in map(by_environment.get, listed)
+                }
             )
             > 1,
         )

@@ -8,21 +8,20 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-import msgspec
 import structlog
 
 from penstock import clock
-from penstock.contracts.call import ANONYMOUS
 from penstock.contracts.triggers import Schedule
+from penstock.db.engine import reading
+from penstock.db.schedules import pause_of
 from penstock.durable.engine import RunExecutor, RunStore
-from penstock.durable.intake import RunIntake, RunRequest, queue_of, ticks_of
-from penstock.durable.schedules import schedule_name, skip_reason, tick_id
+from penstock.durable.intake import RunIntake, queue_of, ticks_of
+from penstock.durable.schedules import schedule_id, schedule_name, skip_reason, tick_id
 from penstock.errors import PenstockError, Refusal
-from penstock.execution.calls import JSON, run_input
+from penstock.execution.scheduling import schedule_endpoint, schedule_request
 from penstock.execution.subpipelines import SubpipelineRunner
 from penstock.host.catalog import Catalog
 from penstock.host.compilation import LoadedPipeline
-from penstock.worker.performer import endpoint_of
 
 DELETION_INTERVAL_S = 3600.0
 TICK_RETENTION_S = 86_400.0
@@ -64,12 +63,14 @@ def tick(
     identifier = context["pipeline"]
     item = catalog.loaded.get(identifier)
     schedule = _schedule_of(item, context)
-    endpoint = endpoint_of(item, "POST", context["path"])
-    if item is None or schedule is None or endpoint is None or not starter.may_start(identifier):
+    endpoint = schedule_endpoint(catalog, identifier, context["path"])
+    if schedule is None or endpoint is None or not starter.may_start(identifier):
         reason = "the pipeline is blocked, disabled or not loaded"
         _log.warning("schedule skipped", pipeline=identifier, cron=context["cron"], reason=reason)
         return
-    why = skip_reason(schedule, moment, now or clock.utc_now())
+    why = _pause_reason(intake, environment, identifier, schedule) or skip_reason(
+        schedule, moment, now or clock.utc_now()
+    )
     if why is not None:
         _log.info(
             "schedule skipped",
@@ -79,19 +80,21 @@ def tick(
             reason=why,
         )
         return
-    body = b"" if schedule.body is None else msgspec.json.encode(schedule.body)
-    given = run_input(
-        endpoint,
-        environment,
-        ANONYMOUS,
-        path=f"/{identifier}{endpoint.route.path}",
-        content_type=JSON if body else "",
-        body=body,
-        ancestors=[identifier],
-    )
     run = tick_id(environment, identifier, schedule, moment)
     with suppress(Refusal):  # the backlog is full, so this tick is skipped
-        intake.accept(RunRequest(run, given, item.pipeline, endpoint.route))
+        intake.accept(schedule_request(run, environment, endpoint, schedule))
+
+
+def _pause_reason(
+    intake: RunIntake, environment: str, pipeline: str, schedule: Schedule
+) -> str | None:
+    """Return that a schedule is paused, None where it is not.
+
+    The database is asked at each tick, so that a pause holds in every process from its commit on.
+    """
+    with reading(intake.engine) as connection:
+        pause = pause_of(connection, schedule_id(environment, pipeline, schedule))
+    return f"{pause.paused_by} paused the schedule" if pause is not None else None
 
 
 def delete_old_ticks(run_store: RunStore, stop: threading.Event, _: object = None) -> None:
