@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -56,10 +57,24 @@ def test_the_id_of_a_reply_leads_to_the_reason_and_the_change_that_helps(runtime
     for text in (
         "403 not-associated",
         ">acme</a>",
+        ">Show acme</a>",
         "penstock consumer associate acme v1/private --env test",
         run,
     ):
         assert text in found.text
+
+
+def test_the_menu_counts_calls_of_known_consumers(runtime: Runtime) -> None:
+    for _ in range(2):
+        rejected(runtime)
+    runtime.anonymous().get("/v1/shop/")
+    runtime.flush()
+
+    page = ConsoleClient.of(runtime, "vic").text("/e/test/rejected")
+
+    count = re.search(r"(\d+)\W[^>]*calls of known consumers rejected in the last hour", page)
+    assert count is not None
+    assert count[1] == "2"
 
 
 def test_a_call_that_would_pass_by_now_needs_no_change(runtime: Runtime) -> None:

@@ -443,5 +443,25 @@ def test_which_keys_are_unused_or_expire_soon(shop: Shop) -> None:
     assert "pk_test_" in soon
 
 
-def test_the_schedules_and_their_next_ticks_by_command(shop: Shop) -> None:
+def test_the_schedules_and_their_next_ticks(shop: Shop) -> None:
+    steps = shop.steps()
+    steps.link("Schedules")
+    main = steps.page.get_by_role("main")
+    expect(main).to_contain_text("report")
+    expect(main).to_contain_text("0 5 * * *")
+    assert steps.clicks == 1
+
     assert "v1/report" in shop.command("schedules", "--env", "test")
+
+
+def test_who_called_with_which_key_by_command(shop: Shop) -> None:
+    def used() -> list[dict[str, object]]:
+        """Return the calls of v1/orders by key, once they are counted."""
+        words = ("usage", "--by", "key", "--pipeline", "v1/orders", "--format", "json")
+        rows: list[dict[str, object]] = json.loads(shop.command(*words))
+        return rows
+
+    (row,) = until(used)
+
+    assert (row["consumer"], row["calls"]) == ("acme", 1)
+    assert str(row["key"]).endswith(shop.key[-4:])

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from penstock.durable.run_view import RunView
+from penstock.durable.run_view import LoggedLine, RunView
 from penstock.durable.status import attempts_of, span_of
 from penstock.runs.failures import Failure
 from penstock.runs.steps import StepRecord
@@ -63,10 +63,20 @@ def print_run(run: RunView) -> None:
         _print_failure(console, run.failure)
     if run.steps:
         console.print(_waterfall(run.steps, console.width))
+    for line in run.log:
+        console.print(log_line(line))
     for child in run.children or ():
         console.print(Text(f"started {child.id}  {child.pipeline} {child.route}  {child.status}"))
     if run.bodies:
         console.print_json(data=run.bodies)
+
+
+def log_line(line: LoggedLine) -> Text:
+    """Return a line that plugin code logged, for people."""
+    moment = f"{line.at:%H:%M:%S.%f}"[:-3]
+    return Text.assemble(
+        (f"{moment} {line.level:<7} ", "dim"), f"{line.text}  ", (line.logger, "dim")
+    )
 
 
 def _print_failure(console: Console, failure: Failure, label: str = "failed with") -> None:

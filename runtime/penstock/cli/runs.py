@@ -23,7 +23,7 @@ from penstock.cli.base import (
 )
 from penstock.cli.listings import Listing, listing_options, show_page
 from penstock.cli.rejected import print_rejected
-from penstock.cli.run_view import COLOURS, print_run
+from penstock.cli.run_view import COLOURS, log_line, print_run
 from penstock.contracts.run_status import Status
 from penstock.errors import UnknownName, UsageError
 from penstock.execution.operations import identifiers, purge_runs
@@ -136,10 +136,16 @@ def runs_show(context: Context, run: str, form: str) -> None:
 @click.argument("run", metavar="ID")
 @pass_context
 def runs_follow(context: Context, run: str) -> int:
-    """Follow a durable run until it ends. Exit code 1 if it did not succeed."""
-    console, printed, progress = Console(highlight=False), 0, None
+    """Follow a durable run until it ends: its steps, its progress and what it logs.
+
+    Exit code 1 if it did not succeed.
+    """
+    console, printed, logged, progress = Console(highlight=False), 0, 0, None
     while True:
         view = context.run_operations.show(run)
+        for line in view.log[logged:]:
+            console.print(log_line(line))
+        logged = len(view.log)
         for step in view.steps[printed:]:
             printed += 1
             error = f"  {step.attempts[-1].error}" if step.failed and step.attempts else ""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 from flask import Response, request, url_for
 
 from penstock.access.users import Role
 from penstock.console.charts import Chart, Line
-from penstock.console.context import console_context, current_environment
+from penstock.console.context import ConsoleContext, console_context, current_environment
 from penstock.console.forms import FilterForm, LineField
 from penstock.console.labels import outcome_label
 from penstock.console.listing import facet
 from penstock.console.markers import markers_of
+from penstock.console.menu import Count, menu_count
 from penstock.console.pages import Scope, page
 from penstock.console.responses import redirect_to, render, show_form
 from penstock.console.time_range import TimeRange, time_range
@@ -22,6 +24,7 @@ from penstock.execution.operations import identifiers
 from penstock.execution.rejected_queries import (
     RejectedQuery,
     RejectedView,
+    count_of_consumers,
     find_rejected,
     list_rejected,
     most_frequent,
@@ -31,7 +34,16 @@ from penstock.runs.ids import is_run_id
 from penstock.runs.statistics import rejections
 
 PER_PAGE = 50
+COUNTED_S = 3600  # of the count in the menu
 TOP_REASONS = 6  # lines of the chart; the rest is one line
+
+
+@menu_count("rejected")
+def _rejected_count(context: ConsoleContext, environment: str) -> Count:
+    """Return how many calls of known consumers were rejected in the last hour."""
+    environment_id = context.view(environment).access.environment.id
+    number = count_of_consumers(context.engine, environment_id, time.time() - COUNTED_S)
+    return Count(number, "warn", "calls of known consumers rejected in the last hour")
 
 
 class RejectedFilter(FilterForm):

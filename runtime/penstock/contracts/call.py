@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qs
 
 import msgspec
+import structlog
 
 from penstock.contracts.forms import Fields, close_files
 from penstock.contracts.steps import runner
@@ -208,6 +209,14 @@ class Call:
         self._query: Mapping[str, list[str]] | None = None
         self._body: bytes | None = None
         self._form: Fields | None = None
+
+    @property
+    def log(self) -> Any:  # noqa: ANN401  structlog's logger
+        """A structlog logger. Its lines have the run and the pipeline, and are kept with the run.
+
+        Fields of a line are keyword arguments.
+        """
+        return structlog.get_logger(f"pipeline.{self.pipeline}")
 
     @property
     def headers(self) -> Headers:

@@ -177,6 +177,23 @@ def most_frequent(
     return [(str(value), int(calls)) for value, calls in rows]
 
 
+def count_of_consumers(
+    connection: sa.Connection, environment_id: int, since: str, *, limit: int
+) -> int:
+    """Return how many stored calls since an id are of known consumers, at most `limit`."""
+    known = (
+        sa.select(RejectedCallRow.id)
+        .where(
+            RejectedCallRow.environment_id == environment_id,
+            RejectedCallRow.consumer_id.is_not(None),
+            RejectedCallRow.id >= since,
+        )
+        .limit(limit)
+        .subquery()
+    )
+    return connection.scalar(sa.select(sa.func.count()).select_from(known)) or 0
+
+
 def purge(engine: Engine, environment_id: int, before: str) -> int:
     """Delete at most 500 samples older than an id; return how many."""
     with writing(engine) as connection:

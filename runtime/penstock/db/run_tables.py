@@ -101,6 +101,18 @@ class RunDetailRow(Row, table="run_details"):
     failure: Col[bytes | None] = column(LargeBinary, nullable=True)  # JSON
 
 
+class RunLogLineRow(Row, table="run_log_lines"):
+    """A line that plugin code logged within a run."""
+
+    run_id: Col[str] = column(RunId, primary_key=True)
+    at: Col[int] = column(BigInteger, primary_key=True)  # microseconds since the epoch
+    number: Col[int] = column(Integer, primary_key=True)  # by the process
+    level: Col[str] = column(String(8))
+    logger: Col[str] = column(String(64))
+    text: Col[str] = column(Text)
+    sqlite_rowid = False
+
+
 class DurableRunRow(Row, table="durable_runs"):
     """What only durable runs have."""
 

@@ -13,7 +13,7 @@ from penstock.db.columns import spellings
 from penstock.db.engine import Engine, writing
 from penstock.db.paging import containing
 from penstock.db.rows import AnyColumn, Col, joined
-from penstock.db.run_tables import DurableRunRow, RunDetailRow, RunRow
+from penstock.db.run_tables import DurableRunRow, RunDetailRow, RunLogLineRow, RunRow
 from penstock.db.tables import ConsumerRow
 
 PURGED_AT_A_TIME = 500
@@ -226,7 +226,8 @@ def purge(engine: Engine, environment_id: int, before: str) -> tuple[int, dict[s
             )
             durable |= dict.fromkeys(connection.scalars(with_callback), True)
         if rows:
-            for column in (RunRow.id, RunDetailRow.run_id, DurableRunRow.run_id):
+            parts = (RunDetailRow.run_id, RunLogLineRow.run_id, DurableRunRow.run_id)
+            for column in (RunRow.id, *parts):
                 connection.execute(
                     sa.delete(column.table).where(column.in_([row.id for row in rows]))
                 )

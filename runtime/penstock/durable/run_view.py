@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -12,7 +12,7 @@ import msgspec
 from penstock.access.encryption import SecretBox, UnknownKey
 from penstock.contracts.masks import masked
 from penstock.contracts.run_status import UNFINISHED, Status
-from penstock.db.run_tables import RunRow
+from penstock.db.run_tables import RunLogLineRow, RunRow
 from penstock.db.runs import FullRunRow
 from penstock.durable.engine import EngineRun, EngineStep, State
 from penstock.durable.status import (
@@ -35,8 +35,18 @@ SUMMARY = (
     "environment", "consumer", "key", "error_type", "waited_ms",
 )  # fmt: skip
 CHILD = ("id", "pipeline", "route", "status", "ms")
-DETAILS = ("steps", "failure", "unreadable", "bodies")
+DETAILS = ("steps", "failure", "unreadable", "bodies", "log")
 DURABLE = ("recoveries", "cancelled_by", "callback_url", "callback_status", "progress", "waits_for")
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedLine:
+    """A line that plugin code logged within a run."""
+
+    at: datetime
+    level: str
+    logger: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +87,7 @@ class RunView:
     failure: Failure | None = None
     bodies: Mapping[str, Any] | None = None
     unreadable: str | None = None
+    log: Sequence[LoggedLine] = ()
     recoveries: int | None = None
     cancelled_by: str | None = None
     callback_url: str | None = None
@@ -144,6 +155,15 @@ def view_of(
         key_id=row.key_id,
         error_type=row.error_type,
     )
+
+
+def with_log(view: RunView, rows: Sequence[RunLogLineRow]) -> RunView:
+    """Return a run with the lines that its plugin code logged."""
+    lines = [
+        LoggedLine(datetime.fromtimestamp(row.at / 1e6, UTC), row.level, row.logger, row.text)
+        for row in rows
+    ]
+    return replace(view, log=tuple(lines))
 
 
 def with_details(

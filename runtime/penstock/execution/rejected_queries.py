@@ -18,6 +18,7 @@ from penstock.db.unit_of_work import RowReader
 from penstock.errors import UnknownName
 from penstock.runs.ids import first_id, is_run_id, millis_of
 
+MAX_COUNTED_CALLS = 1_000
 TOP = 6  # values of a list of the most frequent ones
 
 
@@ -134,6 +135,17 @@ def most_frequent(engine: Engine, asked: RejectedQuery) -> MostFrequent:
         chosen = asked.chosen(RowReader(connection))
         return MostFrequent(
             *(stored.most_frequent(connection, chosen, column, limit=TOP) for column in columns)
+        )
+
+
+def count_of_consumers(engine: Engine, environment_id: int, since: float) -> int:
+    """Return how many calls of known consumers were rejected since a moment, at most 1,000.
+
+    The moment is in seconds since the epoch.
+    """
+    with reading(engine) as connection:
+        return stored.count_of_consumers(
+            connection, environment_id, first_id(since), limit=MAX_COUNTED_CALLS
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from penstock.access.encryption import SecretBox
 from penstock.access.lookup import consumer_row, environment_row
+from penstock.db import run_log_lines
 from penstock.db import runs as stored
 from penstock.db.api_keys import last_characters
 from penstock.db.engine import Engine, reading
@@ -16,7 +17,7 @@ from penstock.db.runs import FullRunRow, RunFilter
 from penstock.db.tables import ConsumerRow, EnvironmentRow
 from penstock.db.unit_of_work import RowReader
 from penstock.durable.engine import RunStore
-from penstock.durable.run_view import RunView, view_of, with_details, with_engine_state
+from penstock.durable.run_view import RunView, view_of, with_details, with_engine_state, with_log
 from penstock.errors import UnknownName
 from penstock.runs.ids import first_id, is_run_id
 
@@ -103,6 +104,7 @@ def find_run(
         row = run_row(connection, run)
         view = _views(connection, [row])[0]
         view = with_details(view, row, _views(connection, stored.children(connection, run)), box)
+        view = with_log(view, run_log_lines.of_run(connection, run))
     if not view.durable or view.environment is None:
         return view
     store = store_of(view.environment)

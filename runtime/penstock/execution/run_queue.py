@@ -20,6 +20,7 @@ from penstock.host.deployment_list import ProcessFacts, list_processes
 from penstock.runs.ids import first_id, is_run_id
 
 WAITS_OF_S = 86_400.0  # the median is of runs that were received within this time
+OVERDUE_S = 60.0  # in the queue
 WORKER = "worker"  # the kind of a process
 NEVER = datetime.max.replace(tzinfo=UTC)
 
@@ -116,6 +117,14 @@ def run_queue_of(
             )
         )
     return RunQueue(tuple(queues), _workers(processes, works))
+
+
+def count_overdue(engine: Engine, environment_id: int) -> int:
+    """Return how many runs wait for pipelines whose oldest run has waited for over a minute."""
+    with reading(engine) as connection:
+        backlogs = durable_runs.backlogs(connection, environment_id)
+    limit = first_id(clock.now() - OVERDUE_S)
+    return sum(backlog.number for backlog in backlogs.values() if backlog.oldest < limit)
 
 
 def _work(environment: str, run: EngineRun) -> RunningWork:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from penstock.access.encryption import SecretBox
 from penstock.access.replay_guard import ReplayGuard
+from penstock.contracts.masks import HIDDEN
 from penstock.contracts.rates import Rate
 from penstock.db.engine import Engine, open_engine
 from penstock.db.failures import DatabaseUnavailable, DatabaseUnfit
@@ -21,9 +23,12 @@ from penstock.errors import BadSetting, CannotStart, StartDelayed
 from penstock.gate.rates import Limiter
 from penstock.host.opening import OpenEnvironment
 from penstock.host.parts import HostParts
+from penstock.logs import keep_lines_of_runs
+from penstock.runs.failures import Clean
 from penstock.runs.idempotency import IdempotencyStore
 from penstock.runs.ids import new_run_id
 from penstock.runs.recorder import Recorder, finish_runs
+from penstock.runs.run_log import RunLog
 from penstock.settings import Settings
 
 OpenRunStore = Callable[[str, str, SecretBox], RunStore]
@@ -110,6 +115,8 @@ def open_services(
             _check_run_store(store)
         intake = RunIntake(engine, store, environment.name, environment.id)
         status_api = RunStatusApi(intake, environment.id, max(1, settings.threads // 4))
+    run_log = RunLog(partial(_cleaner_of, parts))
+    keep_lines_of_runs(run_log.keep)
     recorder = Recorder(
         open_engine(settings.database_url, relaxed=True, create=False),
         environment.id,
@@ -118,6 +125,7 @@ def open_services(
         lambda: opened.access.environment.record_bodies,
         finish=intake.finish_in if intake is not None else finish_runs,
         clean=view.cleaner,
+        run_log=run_log,
     )
     limiter.probe()
     return Services(
@@ -130,6 +138,12 @@ def open_services(
         intake,
         status_api,
     )
+
+
+def _cleaner_of(parts: HostParts, pipeline: str) -> Clean:
+    """Return what removes secrets and a pipeline's sensitive fields from a text."""
+    item = parts.catalog.loaded.get(pipeline)
+    return parts.view.cleaner(item.pipeline) if item is not None else lambda _: HIDDEN
 
 
 def _check_run_store(store: RunStore) -> None:

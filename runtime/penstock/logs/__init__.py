@@ -31,6 +31,7 @@ __all__ = [
     "LogThrottle",
     "configure",
     "configure_events",
+    "keep_lines_of_runs",
     "preserve_logging",
     "print_error",
     "register_plugin_modules",
@@ -52,6 +53,8 @@ Fields = MutableMapping[str, Any]
 Render = Callable[[dict[str, Any]], str]
 
 _environment = ""
+# Keeps the lines that plugin code logs within a run; None: nothing keeps them.
+_keep: Callable[[dict[str, Any]], None] | None = None
 _plugin_modules: set[str] = set()
 _quieted: set[str] = set()  # library loggers whose level was set here
 _server_lines = LogThrottle(
@@ -105,7 +108,7 @@ def configure_events(settings: Settings) -> None:
         renamed = {
             f"{name}_" if name in CONTEXT_FIELDS else name: value for name, value in fields.items()
         }
-        return line_of(_with_context(renamed, output.name), render, DEFAULT_SENSITIVE_NAMES)
+        return _plugin_line(_with_context(renamed, output.name), render)
 
     structlog.configure(
         processors=[
@@ -119,6 +122,30 @@ def configure_events(settings: Settings) -> None:
         logger_factory=lambda *names: _Output(sys.stderr, *names),
         cache_logger_on_first_use=True,
     )
+
+
+def keep_lines_of_runs(keep: Callable[[dict[str, Any]], None] | None) -> None:
+    """Pass the fields of each line that plugin code logs within a run to a function.
+
+    They are plain values without credentials. The function must be quick, and may not raise.
+    """
+    global _keep  # noqa: PLW0603  a process has one log
+    _keep = keep
+
+
+def _plugin_line(fields: Fields, render: Render) -> str:
+    """Return a line of plugin code or of a library, and keep it where it belongs to a run."""
+    rendered = dict[str, Any]()
+
+    def render_noted(plain: dict[str, Any]) -> str:
+        rendered.clear()
+        rendered.update(plain)
+        return render(plain)
+
+    line = line_of(fields, render_noted, DEFAULT_SENSITIVE_NAMES)
+    if _keep is not None and "run" in rendered:
+        _keep(rendered)
+    return line
 
 
 def register_plugin_modules(modules: Iterable[str]) -> None:
@@ -200,7 +227,7 @@ class Handler(logging.Handler):
         ):
             return
         try:
-            line = line_of(_fields_of(record), self._render, DEFAULT_SENSITIVE_NAMES)
+            line = _plugin_line(_fields_of(record), self._render)
         except Exception as error:  # noqa: BLE001  any argument of plugin code; logging must not fail
             line = self._render(
                 {

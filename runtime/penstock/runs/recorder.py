@@ -46,6 +46,7 @@ from penstock.runs.record_rows import RecordRows, bodies_are_recorded
 from penstock.runs.records import Finished, Record, without_plugin_data
 from penstock.runs.redaction import MAX_STORED_BODY_BYTES, Redactor
 from penstock.runs.rejected_calls import RejectedCalls
+from penstock.runs.run_log import RunLog
 
 MAX_QUEUED_RECORDS = 50_000
 MAX_QUEUED_BYTES = 32 * 1024 * 1024  # of bodies
@@ -119,7 +120,7 @@ class _RareLog:
 class Recorder:
     """Records the runs of one environment and counts its calls."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what it needs of a process
         self,
         engine: Engine,
         environment_id: int,
@@ -129,6 +130,7 @@ class Recorder:
         *,
         finish: Callable[[Connection, Sequence[durable_runs.End]], Mapping[str, str]] = finish_runs,
         clean: Callable[[Pipeline], Clean] | None = None,
+        run_log: RunLog | None = None,
     ) -> None:
         """Start the thread that writes.
 
@@ -140,6 +142,7 @@ class Recorder:
         self._rows = RecordRows(environment_id, box, redactor, clean)
         self._counter = CallCounter(engine, environment_id)
         self._rejected = RejectedCalls()
+        self._run_log = run_log
         self._environment_id = environment_id
         self._allowed_bodies = allowed_bodies
         self._finish = finish
@@ -239,6 +242,8 @@ class Recorder:
                 self._rare_log.error("run records dropped", records=number, reason=reason)
 
     def _write_counts(self) -> int:
+        if self._run_log is not None:
+            self._run_log.write(self._engine)
         self._counter.write(last=self._stop)
         return 0
 

@@ -103,6 +103,42 @@ def test_the_id_of_each_rejection_leads_to_its_record(runtime: Runtime, case: Ca
     assert shown(runtime, answer.json["run"], "runs") == call
 
 
+@pytest.mark.parametrize("why", ["disabled", "blocked"])
+def test_the_id_of_a_call_to_an_unavailable_pipeline_leads_to_its_record(
+    runtime: Runtime, why: str
+) -> None:
+    client = runtime.client()
+    if why == "disabled":
+        runtime.operate("pipeline", "disable", "private", "--env", "test")
+    else:
+        runtime.policy("jwt-api-key")
+
+    answer = client.get("/v1/private/?pin=4711")
+
+    call = shown(runtime, answer.json["run"])
+    assert (answer.status_code, call["http_status"]) == (503, 503)
+    assert (call["reason"], call["pipeline"]) == ("pipeline-unavailable", "v1/private")
+    assert "4711" not in json.dumps(call)
+
+
+@pytest.mark.parametrize(
+    ("status", "sent"),
+    [
+        (400, {"data": b"[", "content_type": "application/json"}),
+        (415, {"data": b"<a/>", "content_type": "text/xml"}),
+        (422, {"json": [1]}),
+    ],
+)
+def test_the_id_of_a_call_with_a_bad_body_leads_to_its_run(
+    runtime: Runtime, status: int, sent: dict[str, Any]
+) -> None:
+    answer = runtime.client(scopes=["buy"]).post("/v1/shop/cards/1", **sent)
+
+    run = shown(runtime, answer.json["run"], "runs")
+    assert (answer.status_code, run["http_status"]) == (status, status)
+    assert (run.get("problem") or run.get("reason")) == answer.json["type"]
+
+
 def test_what_is_sensitive_in_a_path_is_not_kept_and_the_query_never_is(runtime: Runtime) -> None:
     answer = runtime.client().post("/v1/shop/cards/4111111111111111?pin=4711", json={})
 

@@ -1,0 +1,88 @@
+"""Keep what plugin code logs within a run, beside the record of the run.
+
+Lines come from the threads of calls, already without credentials and of limited length. A run keeps
+MAX_LINES of them in each process; what follows is left out, and one line says so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from penstock.db import run_log_lines
+from penstock.db.engine import Engine
+from penstock.db.run_log_lines import LogLine
+from penstock.runs.failures import Clean
+
+MAX_LINES = 500  # of one run in a process
+MAX_TEXT = 2_000  # characters of a line
+MAX_QUEUED = 10_000  # lines that wait to be written
+MAX_RUNS = 5_000  # runs whose lines are counted
+BATCH_SIZE = 1_000
+MAX_LOGGER = 64
+# The fields of a line that are columns, or that every line of the process has.
+NO_TEXT = frozenset(
+    {"event", "timestamp", "level", "logger", "run", "pipeline", "environment", "host", "pid"}
+)
+
+
+class RunLog:
+    """The lines of one environment's runs in this process that wait to be written."""
+
+    def __init__(self, clean_of: Callable[[str], Clean]) -> None:
+        """Take what returns the cleaner of texts of a pipeline, by its id."""
+        self._clean_of = clean_of
+        self._queued: deque[tuple[str, LogLine]] = deque(maxlen=MAX_QUEUED)
+        self._numbers: OrderedDict[str, int] = OrderedDict()
+
+    def keep(self, fields: Mapping[str, Any]) -> None:
+        """Queue a line of the log that has `run` and `pipeline` among its fields."""
+        run, pipeline = str(fields["run"]), str(fields.get("pipeline", ""))
+        number = self._numbers.get(run, 0) + 1
+        self._numbers[run] = number
+        while len(self._numbers) > MAX_RUNS:
+            self._numbers.popitem(last=False)
+        if number > MAX_LINES + 1:
+            return
+        text = _text(fields) if number <= MAX_LINES else "further lines of this run are not kept"
+        line = LogLine(
+            run,
+            int(time.time() * 1e6),
+            number,
+            str(fields.get("level", "info"))[:8],
+            str(fields.get("logger", ""))[:MAX_LOGGER],
+            text[:MAX_TEXT],
+        )
+        self._queued.append((pipeline, line))
+
+    def write(self, engine: Engine) -> None:
+        """Write the lines that wait, without the sensitive values of their pipelines.
+
+        Raises DatabaseUnavailable; the lines stay queued then.
+        """
+        batch = [self._queued[index] for index in range(min(BATCH_SIZE, len(self._queued)))]
+        if not batch:
+            return
+        run_log_lines.write(engine, [self._cleaned(*item) for item in batch])
+        for _ in batch:
+            self._queued.popleft()
+
+    def _cleaned(self, pipeline: str, line: LogLine) -> LogLine:
+        text = self._clean_of(pipeline)(line.text)[:MAX_TEXT]
+        return LogLine(line.run_id, line.at, line.number, line.level, line.logger, text)
+
+
+def _text(fields: Mapping[str, Any]) -> str:
+    """Return the event with its fields, and the traceback below."""
+    named = {
+        name: value
+        for name, value in fields.items()
+        if name not in NO_TEXT and name not in {"exception", "stack"}
+    }
+    text = " ".join(
+        [str(fields.get("event", "")), *(f"{name}={value}" for name, value in named.items())]
+    )
+    trace = fields.get("exception") or fields.get("stack")
+    return f"{text}\n{trace}" if trace else text
