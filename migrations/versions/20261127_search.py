@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "20261127_search"
-down_revision = "20261127_paused_schedules"
+down_revision = "20261127_run_log_lines"
 branch_labels = None
 depends_on = None
 
