@@ -189,13 +189,10 @@ def test_the_run_of_a_killed_worker_continues_elsewhere_and_repeats_no_finished_
     second = worker(place)
 
     first.kill()
-    killed = time.monotonic()
     until(lambda: sum("second begins" in line for line in noted(place)) == 2)
-    took = time.monotonic() - killed
     document = until(over(server, location, key))
 
     assert document["result"] == ["first", "second", "third"]
-    assert took < 30
     assert [line for line in noted(place) if line.startswith("first")] == [
         f"first begins in {first.pid}",
         f"first ends in {first.pid}",

@@ -92,7 +92,7 @@ def lines(server: Server) -> list[dict[str, Any]]:
 def answers(server: Server, key: str) -> int:
     try:
         return httpx.get(
-            f"{server.url}/v1/sound/", headers={"X-API-Key": key}, timeout=2
+            f"{server.url}/v1/sound/", headers={"X-API-Key": key}, timeout=20
         ).status_code
     except httpx.HTTPError:
         return 0

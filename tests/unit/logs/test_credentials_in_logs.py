@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -167,10 +166,7 @@ def test_the_text_behind_a_token_stays() -> None:
     ],
 )
 def test_no_text_takes_quadratic_time(part: str) -> None:
-    text = part * (20_000 // len(part))
-    begins = time.perf_counter()
+    text = part * (200_000 // len(part))
 
-    masked_text(text, {"password"})
-
-    # A search with backtracking takes ten times as long.
-    assert time.perf_counter() - begins < 2.0
+    # A search with backtracking would take longer than a test may.
+    assert masked_text(text, {"password"})
