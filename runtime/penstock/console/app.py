@@ -27,9 +27,11 @@ from penstock.console import (
     runs,
     schedules,
     search,
+    series,
     settings,
     sign_in,
     tokens,
+    usage,
     users,
 )
 from penstock.console import help as help_pages
@@ -57,6 +59,8 @@ PAGES = (
     search,
     schedules,
     queue,
+    series,
+    usage,
     deployments,
     tokens,
     issuers,
