@@ -38,7 +38,7 @@ PIPELINES, CONSUMERS, RUNS, EVENTS, AT_ONCE, ROUNDS = 200, 1_000, 1_000_000, 50_
 EACH = 20  # pipelines of a consumer, in each environment
 WEEK = 7 * 86_400
 PAGES = (
-    "/", "/?span=day", "/?span=week", "/overview/points?span=week", "/users", "/account",
+    "/", "/?from=now-7d", "/?from=now-1h", "/e/test/series?metric=latency", "/users", "/account",
     "/pipelines", "/pipelines?sort=calls", "/pipelines?find=p1&state=served", "/pipelines/v1/p7",
     "/pipelines/v1/p7/points?span=week",
     "/consumers", "/consumers?after=c0500", "/consumers?find=77", "/consumers/c0007",

@@ -7,7 +7,8 @@ import pytest
 from support.console import EVIL, ConsoleServer, accessible, wait_for_charts
 
 PAGES = (
-    "/", "/?span=week&env=prod", "/users", "/users/new", "/users/ann", "/account", "/pipelines",
+    "/", "/?from=now-7d&env=prod", "/overview/attention", "/e/test/usage?by=key",
+    "/users", "/users/new", "/users/ann", "/account", "/pipelines",
     "/pipelines/v1/orders?env=test", "/pipelines/v1/status?env=test", "/consumers",
     "/new-consumer", "/consumers/acme", "/consumers/acme/pipelines", "/policies",
     "/e/test/policy", "/e/test/policy/change?policy=api-key", "/e/test/runs", "/e/test/rejected",

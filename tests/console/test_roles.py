@@ -24,11 +24,12 @@ SIGN_IN_VIEWS = {
     "console.oidc_start",
     "console.oidc_back",
 }
-OWN_ACCOUNT_VIEWS = {
+VIEWS_OF_EVERY_ROLE = {
     "console.sign_out",
     "console.account_password",
     "console.account_session_end",
     "console.account_sessions_end",
+    "console.search_for",  # changes nothing
 }
 
 
@@ -59,7 +60,7 @@ def test_every_view_has_a_role_and_only_the_sign_in_is_public(console: ConsoleAp
     assert PUBLIC == SIGN_IN_VIEWS
     assert {
         rule.endpoint for rule in rules(console, "POST") if NEEDS.get(rule.endpoint) is Role.VIEWER
-    } == OWN_ACCOUNT_VIEWS
+    } == VIEWS_OF_EVERY_ROLE
 
 
 def test_an_unauthenticated_client_reaches_no_page(console: ConsoleApp) -> None:

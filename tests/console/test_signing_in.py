@@ -165,11 +165,11 @@ def test_sessions_end_by_time_by_their_user_and_by_an_admin(console_server: Star
         assert again.get("/").status_code == 303
     poller = console.client("vic")
     set_session(0, seen_at=now - timedelta(minutes=50))
-    poller.get("/overview/figures?poll=1")
+    poller.get("/e/test/series?poll=1")
     assert sessions.list_sessions(console.place.engine, "vic")[0].seen_at < now - timedelta(
         minutes=49
     ), "a page left open must not keep a session alive"
-    poller.get("/overview/figures")
+    poller.get("/e/test/series")
     assert sessions.list_sessions(console.place.engine, "vic")[0].seen_at > now - timedelta(
         minutes=1
     )

@@ -108,6 +108,11 @@ class Steps:
     def link(self, name: str | re.Pattern[str]) -> None:
         self.click(self.page.get_by_role("link", name=name, exact=isinstance(name, str)).first)
 
+    def menu(self, title: str) -> None:
+        """Open an entry of the menu; a count may be beside its title."""
+        entries = self.page.get_by_role("navigation", name="Pages")
+        self.click(entries.get_by_role("link", name=re.compile(f"^{title}\\b")))
+
     def button(self, name: str | re.Pattern[str]) -> None:
         self.click(self.page.get_by_role("button", name=name, exact=isinstance(name, str)).first)
 
@@ -213,7 +218,7 @@ def shop(
 
 def test_create_a_consumer(shop: Shop) -> None:
     steps = shop.steps()
-    steps.link("Consumers")
+    steps.menu("Consumers")
     steps.link("New consumer")
     steps.fill(steps.page.get_by_label("Name"), "globex")
     steps.button("Create consumer")
@@ -256,7 +261,7 @@ def test_grant_access_to_three_pipelines_in_two_environments(shop: Shop) -> None
 def test_set_a_policy_with_its_preview_a_reason_and_a_grace(shop: Shop) -> None:
     steps = shop.steps()
     page = steps.page
-    steps.link("Policies")
+    steps.menu("Policies")
     card = page.get_by_role("region", name="prod", exact=True)
     steps.check(card.get_by_role("radio", name=re.compile("^jwt-api-key")).first)
     steps.click(card.get_by_role("button", name="Preview change").first)
@@ -275,7 +280,7 @@ def test_who_changed_the_policy_and_why(shop: Shop) -> None:
         shop.place.engine, "ann", "prod", "api-key", served={}, stopping=(), reason="SEC-99"
     )
     steps = shop.steps()
-    steps.link("Policies")
+    steps.menu("Policies")
     steps.link(re.compile("policy history of prod$"))
     row = steps.page.get_by_role("row", name=re.compile("ann.*SEC-99"))
     expect(row.first).to_be_visible()
@@ -287,7 +292,7 @@ def test_who_changed_the_policy_and_why(shop: Shop) -> None:
 
 def test_export_the_audit_log(shop: Shop) -> None:
     steps = shop.steps()
-    steps.link("Audit")
+    steps.menu("Audit")
     with steps.page.expect_download() as download:
         steps.link("Export CSV")
     assert "environment:created" in Path(download.value.path()).read_text(encoding="utf-8")
@@ -316,7 +321,7 @@ def test_disable_a_consumer(shop: Shop) -> None:
     shop.consumer("soylent")
     shop.consumer("cyberdyne")
     steps = shop.steps()
-    steps.link("Consumers")
+    steps.menu("Consumers")
     steps.link("soylent")
     steps.button(re.compile("^Disable (consumer|soylent)$"))
     steps.confirm("Disable")
@@ -347,7 +352,7 @@ def test_revoke_the_tokens_of_a_consumer_in_two_environments(shop: Shop) -> None
 
 def test_look_at_the_steps_of_a_run(shop: Shop) -> None:
     steps = shop.steps()
-    steps.link("Runs")
+    steps.menu("Runs")
     steps.click(steps.page.locator(f"a[href$='{shop.runs['failed']}']").first)
     expect(steps.page.get_by_role("main")).to_contain_text("ConnectionError")
     expect(steps.page.get_by_role("region", name=re.compile("^Timeline"))).to_contain_text("send")
@@ -371,7 +376,7 @@ def test_re_run_a_failed_run_from_a_step(shop: Shop) -> None:
 
 def test_cancel_a_run(shop: Shop) -> None:
     steps = shop.steps()
-    steps.link("Runs")
+    steps.menu("Runs")
     steps.click(steps.page.locator(f"a[href$='{shop.runs['waits']}']").first)
     steps.button("Cancel run")
     steps.confirm("Cancel run")
@@ -386,7 +391,7 @@ def test_cancel_a_run(shop: Shop) -> None:
 def test_rejected_calls_by_reason_over_time(shop: Shop) -> None:
     steps = shop.steps()
     page = steps.page
-    steps.link("Rejected")
+    steps.menu("Rejected")
     expect(page.get_by_role("figure", name="Rejected calls by reason")).to_be_visible()
     steps.link(re.compile("not associated"))
     rows = page.get_by_role("region", name="Rejected calls", exact=True).locator("tbody tr")
@@ -400,7 +405,7 @@ def test_rejected_calls_by_reason_over_time(shop: Shop) -> None:
 def test_why_a_call_was_rejected(shop: Shop) -> None:
     call = shop.runs["rejected"]
     steps = shop.steps()
-    steps.link("Rejected")
+    steps.menu("Rejected")
     steps.fill(steps.page.get_by_label("Call or request ID"), call)
     steps.button("Filter")
     main = steps.page.get_by_role("main")
@@ -413,7 +418,7 @@ def test_why_a_call_was_rejected(shop: Shop) -> None:
 
 def test_what_is_open_to_anyone(shop: Shop) -> None:
     steps = shop.steps()
-    steps.link("Pipelines")
+    steps.menu("Pipelines")
     steps.link("Open to anyone")
     rows = steps.page.get_by_role("region", name="Exposure of pipelines").locator("tbody tr")
     expect(rows).to_have_count(1)
@@ -430,7 +435,7 @@ def test_which_keys_are_unused_or_expire_soon(shop: Shop) -> None:
     shop.consumer("stark")
     soon = shop.command("key", "create", "stark", "--env", "test", "--expires", "5d")
     steps = shop.steps()
-    steps.link("Keys")
+    steps.menu("Keys")
     for chosen in ("expire within 14 days", "never used"):
         steps.link(re.compile(chosen))
         row = steps.page.get_by_role("row", name=re.compile("pk_test_.*stark test"))
@@ -445,7 +450,7 @@ def test_which_keys_are_unused_or_expire_soon(shop: Shop) -> None:
 
 def test_the_schedules_and_their_next_ticks(shop: Shop) -> None:
     steps = shop.steps()
-    steps.link("Schedules")
+    steps.menu("Schedules")
     main = steps.page.get_by_role("main")
     expect(main).to_contain_text("report")
     expect(main).to_contain_text("0 5 * * *")
@@ -454,7 +459,7 @@ def test_the_schedules_and_their_next_ticks(shop: Shop) -> None:
     assert "v1/report" in shop.command("schedules", "--env", "test")
 
 
-def test_who_called_with_which_key_by_command(shop: Shop) -> None:
+def test_who_called_with_which_key(shop: Shop) -> None:
     def used() -> list[dict[str, object]]:
         """Return the calls of v1/orders by key, once they are counted."""
         words = ("usage", "--by", "key", "--pipeline", "v1/orders", "--format", "json")
@@ -463,5 +468,14 @@ def test_who_called_with_which_key_by_command(shop: Shop) -> None:
 
     (row,) = until(used)
 
+    steps = shop.steps()
+    steps.menu("Pipelines")
+    steps.link("orders")
+    steps.link("Who called v1/orders")
+    tabs = steps.page.get_by_role("navigation", name="Usage by")
+    steps.click(tabs.get_by_role("link", name=re.compile("^(by )?key", re.IGNORECASE)))
+    expect(
+        steps.page.get_by_role("row", name=re.compile(f"{shop.key[-4:]} acme 1"))
+    ).to_be_visible()
     assert (row["consumer"], row["calls"]) == ("acme", 1)
     assert str(row["key"]).endswith(shop.key[-4:])

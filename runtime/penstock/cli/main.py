@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -13,6 +14,7 @@ from penstock.cli import (
     callbacks,
     changes,
     check,
+    completion,
     consumers,
     credentials,
     database,
@@ -27,6 +29,7 @@ from penstock.cli import (
     rejected,
     runs,
     schedules,
+    search,
     secret_keys,
     sensitive_fields,
     serve,
@@ -67,10 +70,11 @@ class Commands(click.Group):
     def _added(ctx: click.Context) -> dict[str, click.Command]:
         context = ctx.find_object(Context) or Context(login_name())
         try:
-            return {
-                command.name: _adapted(command)
-                for _, command in context.host.catalog.plugins.commands
-            }
+            with completion.silent(ctx):
+                return {
+                    command.name: _adapted(command)
+                    for _, command in context.host.catalog.plugins.commands
+                }
         except PenstockError:
             # Help and unknown names need no settings. A command that needs them reports a bad one.
             return {}
@@ -128,6 +132,7 @@ MANAGEMENT = (
     *runs.COMMANDS,
     *rejected.COMMANDS,
     *usage.COMMANDS,
+    *search.COMMANDS,
     *schedules.COMMANDS,
     *queue.COMMANDS,
     *sensitive_fields.COMMANDS,
@@ -144,14 +149,19 @@ DEPLOYMENT = (
     *docs.COMMANDS,
     *secret_keys.COMMANDS,
     *audit.COMMANDS,
+    *completion.COMMANDS,
 )
 
 for command in (*DEPLOYMENT, *MANAGEMENT):
+    completion.complete_names(command)
     penstock.add_command(command)
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line, or complete a part of one for a shell."""
+    if completion.VARIABLE in os.environ:
+        logs.configure(Settings(log_level="error"))
+        penstock.main(prog_name=completion.PROGRAM, complete_var=completion.VARIABLE)
     try:
         code = penstock.main(standalone_mode=False)
     except click.exceptions.Abort:

@@ -146,7 +146,7 @@ def _question(view: ViewFunction, confirm: Confirm) -> ViewFunction:
 
 
 def own(rule: str, confirm: Confirm | None = None) -> Callable[[ViewFunction], ViewFunction]:
-    """Register a POST view that changes only the user's own sign-in; every role may use it."""
+    """Register a POST view for every role: it changes the user's own sign-in alone, or nothing."""
 
     def register(view: ViewFunction) -> ViewFunction:
         NEEDS[f"console.{view.__name__}"] = Role.VIEWER

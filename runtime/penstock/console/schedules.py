@@ -43,13 +43,12 @@ def _state(view: EnvironmentView, schedule: ScheduleView) -> tuple[str, str]:
     return STATE_KINDS.get(state.value, "off"), STATE_LABELS[state.value]
 
 
-def _square(tick: TickView) -> dict[str, str | None]:
-    """Return a tick as a square; one without a run is hollow and leads nowhere."""
+def _square(tick: TickView) -> dict[str, str]:
+    """Return a tick as a square; one without a run is hollow. It is too small to be a link."""
     word = "missed" if tick.status is None else STATUS_LABELS.get(tick.status, tick.status)
     return {
         "kind": "off" if tick.status is None else STATUS_KINDS.get(tick.status, "run"),
         "title": f"{tick.at:%Y-%m-%d %H:%M} UTC {word}",
-        "url": None if tick.status is None else url_for("console.runs_one", run=tick.run),
     }
 
 

@@ -28,7 +28,7 @@ class KeyFilter:
 
     `live_at` leaves out the keys that were revoked or had expired at a moment. `idle_since`: last
     used before that moment or, if never used, created before it. `search`: a text in the names of
-    the consumer, the note, the id or the last characters of the key.
+    the consumer, the note, the id or the last characters of the key. `environments`: their ids.
     """
 
     environment_id: int | None = None
@@ -40,6 +40,10 @@ class KeyFilter:
     no_expiry: bool = False
     disabled_consumers: bool = False
     search: str = ""
+    digest: bytes | None = None
+    last_four: str | None = None
+    id_prefix: str | None = None
+    environments: Collection[int] | None = None
 
     def conditions(self) -> list[sa.ColumnElement[bool]]:
         """Return the conditions of a query that joins consumers."""
@@ -48,9 +52,15 @@ class KeyFilter:
             for column, number in (
                 (ApiKeyRow.environment_id, self.environment_id),
                 (ApiKeyRow.consumer_id, self.consumer_id),
+                (ApiKeyRow.digest, self.digest),
+                (ApiKeyRow.last_four, self.last_four),
             )
             if number is not None
         ]
+        if self.id_prefix is not None:
+            conditions.append(ApiKeyRow.id.startswith(self.id_prefix, autoescape=True))
+        if self.environments is not None:
+            conditions.append(ApiKeyRow.environment_id.in_(self.environments))
         conditions += self._times()
         if self.never_used:
             conditions.append(ApiKeyRow.last_used_at.is_(None))

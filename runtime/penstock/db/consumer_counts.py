@@ -177,6 +177,40 @@ def by_hour(connection: sa.Connection, chosen: UsageFilter) -> list[tuple[int, s
     return [(row[0], row[1], int(row[2])) for row in connection.execute(query)]
 
 
+def by_consumer(
+    connection: sa.Connection, chosen: UsageFilter, outcome_class: str | None, limit: int
+) -> list[tuple[int, str | None, int]]:
+    """Return calls by hour and consumer for the consumers with the most.
+
+    Those of all others have None for a consumer. `outcome_class` None is any.
+    """
+    conditions = chosen.conditions()
+    if outcome_class is not None:
+        conditions.append(ROW.outcome_class == outcome_class)
+    calls = sa.func.sum(ROW.calls)
+    source = ROW.table.outerjoin(ConsumerRow.table, ConsumerRow.id == ROW.consumer_id)
+    most = (
+        sa.select(ROW.consumer_id)
+        .select_from(source)
+        .where(*conditions)
+        .group_by(ROW.consumer_id)
+        .order_by(calls.desc(), ROW.consumer_id)
+        .limit(limit)
+    )
+    shown = [row[0] for row in connection.execute(most)]
+    name = sa.case(
+        (ROW.consumer_id.in_(shown), sa.func.coalesce(ConsumerRow.name, "(not known)")),
+        else_=sa.null(),
+    ).label("shown_name")
+    query = (
+        sa.select(ROW.since, name, calls)
+        .select_from(source)
+        .where(*conditions)
+        .group_by(ROW.since, name)
+    )
+    return [(row[0], row[1], int(row[2])) for row in connection.execute(query)]
+
+
 def purge(engine: Engine, environment_id: int, before: int) -> None:
     """Delete the counts before a moment."""
     with writing(engine) as connection:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -23,6 +23,14 @@ def page(
     if after is not None:
         query = query.where(ConsumerRow.name > after)
     return ConsumerRow.fetch(connection, query)
+
+
+def names_of(connection: sa.Connection, ids: Collection[int]) -> dict[int, str]:
+    """Return the names of consumers by their ids."""
+    if not ids:
+        return {}
+    query = sa.select(ConsumerRow.id, ConsumerRow.name).where(ConsumerRow.id.in_(ids))
+    return {row[0]: row[1] for row in connection.execute(query)}
 
 
 def counts(connection: sa.Connection, ids: Sequence[int], now: datetime) -> tuple[Counts, Counts]:

@@ -65,6 +65,8 @@ class RejectedFilter:
             (row.request_id, self.request_id),
         )
         conditions = [column == value for column, value in equal if value is not None]
+        if self.request_id is not None:
+            conditions.append(row.request_id.is_not(None))  # as the partial index has it
         if self.pipelines:
             conditions.append(row.pipeline.in_(self.pipelines))
         if self.since is not None:

@@ -169,6 +169,13 @@ class RejectedCallRow(Row, table="refusals"):
             sqlite_where=text("consumer_id IS NOT NULL"),
             postgresql_where=text("consumer_id IS NOT NULL"),
         ),
+        Index(
+            "ix_refusals_request_id",
+            "request_id",
+            "id",
+            sqlite_where=text("request_id IS NOT NULL"),
+            postgresql_where=text("request_id IS NOT NULL"),
+        ),
     )
     sqlite_rowid = False
 

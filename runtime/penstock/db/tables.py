@@ -177,7 +177,10 @@ class ApiKeyRow(ConsumerScopedRow, table="api_keys"):
     revoked_at: Col[datetime | None] = column(Moment, nullable=True)
     last_used_at: Col[datetime | None] = column(Moment, nullable=True)
     revision: Col[int] = _revision()
-    indexes = (Index("ix_api_keys_created_at", "created_at", "id"),)
+    indexes = (
+        Index("ix_api_keys_created_at", "created_at", "id"),
+        Index("ix_api_keys_last_four", "last_four"),
+    )
 
 
 class CredentialRow(ConsumerScopedRow, table="credentials"):
@@ -238,6 +241,7 @@ class RevocationRow(EnvironmentScopedRow, table="revocations"):
     issued_before: Col[datetime | None] = column(Moment, nullable=True)
     forget_at: Col[datetime] = column(Moment)
     revision: Col[int] = _revision()
+    indexes = (Index("ix_revocations_jti", "jti"),)
 
 
 class LimitRow(ConsumerScopedRow, table="limits"):

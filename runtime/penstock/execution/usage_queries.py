@@ -61,6 +61,11 @@ class Usage:
     failed: int
     last: datetime
 
+    @property
+    def known(self) -> bool:
+        """Whether the row is of a consumer that is known."""
+        return self.consumer not in {None, NOT_KNOWN}
+
     def document(self) -> dict[str, Any]:
         """Return the row as plain values."""
         return asdict(self)
