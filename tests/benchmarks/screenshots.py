@@ -20,7 +20,7 @@ from pathlib import Path
 
 import httpx
 from playwright.sync_api import Page, sync_playwright
-from support.console import PASSWORD, ConsoleServer, start_console
+from support.console import ConsoleServer, start_console
 from support.durable import until
 from support.place import Place
 
@@ -169,18 +169,9 @@ def main(folder: Path) -> None:
         }
         for scheme in SCHEMES:
             for size in SIZES:
-                context = browser.new_context(
-                    viewport={"width": size, "height": 900},
-                    color_scheme="dark" if scheme == "dark" else "light",
-                )
-                page = context.new_page()
-                page.goto(f"{console.url}/sign-in")
-                page.get_by_label("Name").fill("ann")
-                page.get_by_label("Password").fill(PASSWORD)
-                page.get_by_role("button", name="Sign in").click()
+                page = console.page("ann", width=size, scheme=scheme)
                 for path, name in pages.items():
                     picture(page, console.url + path, folder / f"{name}-{size}-{scheme}.png")
-                context.close()
 
 
 if __name__ == "__main__":
