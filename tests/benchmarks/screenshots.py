@@ -26,6 +26,7 @@ from support.place import Place
 
 from penstock.access import api_keys, limits
 from penstock.contracts.rates import Rate
+from penstock.execution.rejected_queries import RejectedQuery, list_rejected
 from penstock.execution.run_queries import RunQuery, list_runs
 
 PIPELINES, CONSUMERS, CALLS, JOBS = 15, 60, 4_000, 250
@@ -113,7 +114,7 @@ def fill(console: ConsoleServer) -> dict[str, str]:
     place.policy("api-key", "prod")
     names = ["acme", *(f"partner-{number:02}" for number in range(1, CONSUMERS))]
     keys = []
-    pipelines = ["orders", "invoices", "catalogue", "payments", "stock", "nightly-invoices"]
+    pipelines = ["orders", "invoices", "catalogue", "payments", "stock", "v2/nightly-invoices"]
     for name in names:
         place.consumer(name, *pipelines)
         expires = random_of.choice([None, timedelta(days=9), timedelta(days=200)])
@@ -133,11 +134,11 @@ def fill(console: ConsoleServer) -> dict[str, str]:
         for number in range(JOBS):
             sent = {"X-API-Key": keys[number % 7]}
             client.post("/v2/nightly-invoices/", json={"number": number}, headers=sent)
-        answer = client.get("/v1/reviews/", headers={"X-API-Key": keys[0]})
-    print("a call without access:", answer.status_code, answer.text[:80])
     until(lambda: len(list_runs(place.engine, RunQuery(status="succeeded"), limit=100)) >= 100)
+    until(lambda: not list_runs(place.engine, RunQuery(status="accepted"), limit=1))
     failed = list_runs(place.engine, RunQuery(status="failed", pipelines=("v2/nightly-invoices",)))
-    return {"rejected": answer.headers["X-Run-Id"], "failed": failed[0].id if failed else ""}
+    rejected = list_rejected(place.engine, RejectedQuery(consumer="acme"), limit=1)
+    return {"rejected": rejected[0].id, "failed": failed[0].id if failed else ""}
 
 
 def picture(page: Page, url: str, path: Path) -> None:
