@@ -1,0 +1,116 @@
+"""The rules that every page of the console follows, over all pages of the URL map.
+
+One server, one browser and one set of data serve all these tests. A new page is found by itself.
+"""
+
+from __future__ import annotations
+
+import pytest
+from support.all_pages import Crawl, crawl, environment_of, menu_links, visit
+from support.console import ROOT, ConsoleServer
+from support.furnished_console import LONGEST_ENVIRONMENT
+
+from penstock import audit
+
+# Views without a page of their own: files, data for scripts, and the identity provider's.
+NO_PAGES = frozenset({"console.oidc_start", "console.oidc_back", "console.help_root"})
+PAGES_BESIDE = ("/-/docs", f"{ROOT}/nothing-here", f"{ROOT}/consumers/unknown-one")
+
+
+@pytest.fixture(scope="module")
+def crawled(furnished_console: ConsoleServer) -> Crawl:
+    """All pages, as an administrator gets them without JavaScript."""
+    return crawl(furnished_console.client("ann"))
+
+
+@pytest.fixture(scope="module")
+def broken(furnished_console: ConsoleServer, crawled: Crawl) -> dict[str, dict[str, list[str]]]:
+    """Page → rule → places that break it, as a real browser shows the pages."""
+    console, server = furnished_console, furnished_console.server.url
+    anonymous = console.page()
+    noted = {"sign-in": visit(anonymous, f"{console.url}/sign-in")}
+    page = console.page("ann")
+    for address, _ in crawled.all_pages():
+        noted[address] = visit(page, server + address)
+        if console.complaints:
+            noted[address]["console"] = [*console.complaints]
+            console.complaints.clear()
+    for address in PAGES_BESIDE:
+        noted[address] = visit(page, server + address)
+    console.complaints.clear()  # the browser reports the 404
+    return noted
+
+
+def test_every_view_has_a_link_that_leads_to_it(crawled: Crawl) -> None:
+    found = {rule.endpoint for rule in crawled.rules("GET")}
+
+    assert found - crawled.pages.keys() - NO_PAGES == set()
+
+
+RULES = {
+    "columns": "no table is cut at 1280 pixels",
+    "width": "no page is wider than 390 pixels",
+    "names": "names of links and buttons are unique on the page or in their row",
+    "links": "links lead somewhere and buttons act",
+    "headings": "headings lead in order",
+    "ids": "ids are distinct",
+    "charts": "each chart has its table",
+    "dangers": "each destructive act has its confirming page",
+    "answers": "no question has two buttons with the same words",
+    "axe": "axe-core finds nothing moderate, serious or critical",
+    "console": "the browser has no complaint",
+    "markup": "values never become markup",
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_all_pages_follow_the_rule(
+    broken: dict[str, dict[str, list[str]]], rule: str
+) -> None:
+    assert {path: found[rule] for path, found in broken.items() if rule in found} == {}, RULES[rule]
+
+
+def test_every_link_of_the_menu_keeps_the_environment(crawled: Crawl) -> None:
+    wrong = []
+    for address, html in crawled.all_pages():
+        environment = environment_of(address)
+        for link in menu_links(html):
+            named = environment_of(link)
+            if environment is not None and named != environment:
+                wrong.append(f"{address} leads to {link}")
+
+    assert wrong == []
+
+
+def test_two_tabs_in_two_environments_never_mix(furnished_console: ConsoleServer) -> None:
+    console = furnished_console
+    first = console.page("ann")
+    second = first.context.new_page()
+    first.goto(f"{console.url}/e/test/settings")
+    second.goto(f"{console.url}/e/{LONGEST_ENVIRONMENT}/settings")
+    for name, path in (("Tokens", "tokens"), ("Runs", "runs"), ("Limits", "limits")):
+        for page, environment in ((first, "test"), (second, LONGEST_ENVIRONMENT)):
+            page.get_by_role("navigation", name="Pages").get_by_role("link", name=name).click()
+            page.wait_for_url(f"{console.url}/e/{environment}/{path}")
+
+
+def test_every_path_that_takes_a_form_leads_to_a_page(
+    furnished_console: ConsoleServer, crawled: Crawl
+) -> None:
+    client, wrong = furnished_console.client("ann"), {}
+    for rule in crawled.rules("POST"):
+        path = crawled.posts.get(rule.endpoint) or crawled.fill(rule)
+        response = client.http.get(path, follow_redirects=True) if path else None
+        if response is None or response.status_code != 200:
+            wrong[rule.rule] = response.status_code if response is not None else "no path known"
+
+    assert wrong == {}
+
+
+def test_opening_pages_changes_nothing(furnished_console: ConsoleServer) -> None:
+    engine = furnished_console.place.engine
+    client = furnished_console.client("ann")
+    before = audit.events(engine, limit=1)[0].id
+    crawl(client)
+
+    assert audit.events(engine, limit=1)[0].id == before
