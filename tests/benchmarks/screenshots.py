@@ -30,6 +30,7 @@ from penstock.execution.rejected_queries import RejectedQuery, list_rejected
 from penstock.execution.run_queries import RunQuery, list_runs
 
 PIPELINES, CONSUMERS, CALLS, JOBS = 15, 60, 4_000, 250
+OK = 200
 SIZES, SCHEMES = (1280, 390), ("light", "dark")
 PAGES = (
     "/",
@@ -47,7 +48,8 @@ PAGES = (
     "/e/test/tokens",
     "/e/test/limits",
     "/deployments",
-    "/processes",
+    "/deployments/processes",
+    "/pipelines/exposure",
     "/e/test/settings",
     "/audit",
     "/users",
@@ -143,7 +145,9 @@ def fill(console: ConsoleServer) -> dict[str, str]:
 
 def picture(page: Page, url: str, path: Path) -> None:
     """Write a page as a picture, and report one that is wider than the window."""
-    page.goto(url)
+    answer = page.goto(url)
+    assert answer is not None
+    assert answer.status == OK, url
     page.wait_for_timeout(300)
     wide = page.evaluate("document.documentElement.scrollWidth > window.innerWidth")
     page.screenshot(path=path, full_page=True)

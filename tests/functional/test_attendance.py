@@ -43,7 +43,7 @@ def test_a_rejected_reload_keeps_the_worker_and_runs_without_a_worker_are_report
 
     def performed() -> dict[str, object]:
         return dict(
-            server.call("POST", "/v1/sound/", key=key, headers={"Prefer": "wait=20"}).json()[
+            server.call("POST", "/v1/sound/", key=key, headers={"Prefer": "wait=60"}).json()[
                 "result"
             ]
         )

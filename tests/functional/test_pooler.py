@@ -204,7 +204,8 @@ class TestSessions:
             in_use = _open(engine)
         sessions.close_idle(engine, 0)
 
-        assert (still, in_use, _open(engine)) == (sessions.POOL_SIZE, sessions.POOL_SIZE, 0)
+        assert (still, in_use) == (sessions.POOL_SIZE, sessions.POOL_SIZE)
+        until(lambda: _open(engine) == 0)  # PostgreSQL ends a session a moment later
 
     def test_what_is_vital_waits_for_nothing_else(self, direct: Place) -> None:
         taken = [direct.engine.connect() for _ in range(sessions.MAX_SESSIONS)]

@@ -14,6 +14,7 @@ from penstock.access.users import Role
 from penstock.console.context import ConsoleContext
 
 COUNT_LIFETIME_S = 15
+MAX_COUNT = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +28,19 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """A number beside an entry; `words` says what it counts: "keys expire within 14 days"."""
+    """A number beside an entry; `words` says what it counts: "keys expire within 14 days".
+
+    Counters stop at MAX_COUNT: a page must not wait for a number that is only a sign.
+    """
 
     number: int
     kind: str  # "warn" or "bad"
     words: str
+
+    @property
+    def text(self) -> str:
+        """The number as it is shown."""
+        return f"{MAX_COUNT}+" if self.number >= MAX_COUNT else str(self.number)
 
 
 # Views of one page begin with the endpoint of its entry, so that the entry is marked on all of

@@ -26,6 +26,7 @@ from penstock.db.rows import Col, joined
 from penstock.db.run_tables import ProcessRow
 from penstock.db.tables import EnvironmentRow
 
+DEPLOYMENTS_LOCK = 0x706470  # the namespace of our advisory locks on PostgreSQL
 DEPLOYMENTS_KEPT_S = 180 * 86_400.0
 MAX_DEPLOYMENTS = 2000  # of one environment
 REPORTS_KEPT_S = 3600.0  # that nothing refers to
@@ -138,6 +139,10 @@ def _deployment_of(
     now: datetime,
 ) -> str:
     """Return the deployment that a process belongs to; write it if the process begins it."""
+    if connection.dialect.name == "postgresql":  # SQLite has one writer at a time
+        # Another process could commit the same deployment between two queries of this one.
+        lock = sa.func.pg_advisory_xact_lock(DEPLOYMENTS_LOCK, process.environment_id)
+        connection.execute(sa.select(lock))
     here = DeploymentRow.select().where(DeploymentRow.environment_id == process.environment_id)
     newest = (DeploymentRow.at.desc(), DeploymentRow.id)
     on_host = here.where(DeploymentRow.host == process.host).order_by(*newest)

@@ -143,7 +143,8 @@ def _plugin_line(fields: Fields, render: Render) -> str:
         return render(plain)
 
     line = line_of(fields, render_noted, DEFAULT_SENSITIVE_NAMES)
-    if _keep is not None and "run" in rendered:
+    # Plugin code may bind a `run` of its own outside of calls.
+    if _keep is not None and current_call.get() is not None:
         _keep(rendered)
     return line
 

@@ -10,6 +10,7 @@ import fcntl
 import functools
 import os
 import platform
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -45,6 +46,7 @@ __all__ = [
 
 Arguments = ParamSpec("Arguments")
 # The database counts as away if any process has had no answer for that long.
+MAX_ATTEMPTS, ATTEMPT_PAUSE_S = 50, 0.01  # to read the files of other processes
 MAX_ROUND_S = 30.0
 
 
@@ -242,6 +244,16 @@ class _Exposition:
             yield _sample("penstock_reloads_rejected_total", reloads.number if reloads else 0)
 
 
+def _collect(collector: Any) -> list[Any]:  # noqa: ANN401  the library's type
+    """Return all metrics. A process may have created its file and not written its head yet."""
+    for _ in range(MAX_ATTEMPTS):
+        try:
+            return list(collector.collect())
+        except struct.error:
+            time.sleep(ATTEMPT_PAUSE_S)
+    return list(collector.collect())
+
+
 def _collected() -> Iterator[Any]:
     """Yield the metrics of all processes, with ages in place of start times."""
     from prometheus_client.multiprocess import MultiProcessCollector  # noqa: PLC0415  see _Metrics
@@ -250,7 +262,7 @@ def _collected() -> Iterator[Any]:
         collector: Any = (
             _metrics().registry if folder is None else MultiProcessCollector(None, str(folder))  # type: ignore[no-untyped-call]  # the library ships no types
         )
-        metrics = list(collector.collect())
+        metrics = _collect(collector)
     silent = any(
         metric.name == ANSWERED
         and any(time.monotonic() - item.value > MAX_ROUND_S for item in metric.samples)

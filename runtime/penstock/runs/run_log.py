@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import structlog
+
+from penstock.contracts.sanitize import clean_text
 from penstock.db import run_log_lines
 from penstock.db.engine import Engine
+from penstock.db.failures import DatabaseUnavailable
 from penstock.db.run_log_lines import LogLine
 from penstock.runs.failures import Clean
 
 MAX_LINES = 500  # of one run in a process
 MAX_TEXT = 2_000  # characters of a line
+# characters that are searched for secrets; a secret cut there is cut off again at MAX_TEXT
+MAX_SEARCHED = 3 * MAX_TEXT
 MAX_QUEUED = 10_000  # lines that wait to be written
 MAX_RUNS = 5_000  # runs whose lines are counted
 BATCH_SIZE = 1_000
@@ -34,7 +41,7 @@ class RunLog:
     def __init__(self, clean_of: Callable[[str], Clean]) -> None:
         """Take what returns the cleaner of texts of a pipeline, by its id."""
         self._clean_of = clean_of
-        self._queued: deque[tuple[str, LogLine]] = deque(maxlen=MAX_QUEUED)
+        self._queued: deque[tuple[str, LogLine]] = deque()
         self._numbers: OrderedDict[str, int] = OrderedDict()
 
     def keep(self, fields: Mapping[str, Any]) -> None:
@@ -44,34 +51,47 @@ class RunLog:
         self._numbers[run] = number
         while len(self._numbers) > MAX_RUNS:
             self._numbers.popitem(last=False)
-        if number > MAX_LINES + 1:
+        if number > MAX_LINES + 1 or len(self._queued) >= MAX_QUEUED:
             return
         text = _text(fields) if number <= MAX_LINES else "further lines of this run are not kept"
         line = LogLine(
             run,
             int(time.time() * 1e6),
             number,
-            str(fields.get("level", "info"))[:8],
-            str(fields.get("logger", ""))[:MAX_LOGGER],
-            text[:MAX_TEXT],
+            clean_text(str(fields.get("level", "info")))[:8],
+            clean_text(str(fields.get("logger", "")))[:MAX_LOGGER],
+            clean_text(text)[:MAX_SEARCHED],
         )
         self._queued.append((pipeline, line))
 
     def write(self, engine: Engine) -> None:
         """Write the lines that wait, without the sensitive values of their pipelines.
 
-        Raises DatabaseUnavailable; the lines stay queued then.
+        A line that can't be written is dropped. Raises DatabaseUnavailable; the lines stay queued
+        then.
         """
-        batch = [self._queued[index] for index in range(min(BATCH_SIZE, len(self._queued)))]
-        if not batch:
-            return
-        run_log_lines.write(engine, [self._cleaned(*item) for item in batch])
-        for _ in batch:
-            self._queued.popleft()
+        for _ in range(MAX_QUEUED // BATCH_SIZE):
+            batch = [self._queued[index] for index in range(min(BATCH_SIZE, len(self._queued)))]
+            if not batch:
+                return
+            self._store(engine, batch)
+            for _item in batch:
+                self._queued.popleft()
+
+    def _store(self, engine: Engine, batch: Sequence[tuple[str, LogLine]]) -> None:
+        try:
+            run_log_lines.write(engine, [self._cleaned(*item) for item in batch])
+        except DatabaseUnavailable:
+            raise
+        except Exception:  # noqa: BLE001  one bad line must not stop the others, or the counts
+            if len(batch) > 1:
+                for item in batch:
+                    self._store(engine, [item])
+            else:
+                structlog.get_logger("penstock").exception("run record not taken")
 
     def _cleaned(self, pipeline: str, line: LogLine) -> LogLine:
-        text = self._clean_of(pipeline)(line.text)[:MAX_TEXT]
-        return LogLine(line.run_id, line.at, line.number, line.level, line.logger, text)
+        return replace(line, text=self._clean_of(pipeline)(line.text)[:MAX_TEXT])
 
 
 def _text(fields: Mapping[str, Any]) -> str:

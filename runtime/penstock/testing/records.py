@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, TypedDict
 
+from penstock.durable.run_view import LoggedLine
 from penstock.runs.failures import Failure
 from penstock.runs.steps import StepRecord
 
@@ -37,6 +39,9 @@ class InlineRunRecord(TypedDict):
     parent: str | None
     redelivers: str | None
     request_id: str | None
+    key: str | None
+    error_type: str | None
+    waited_ms: float | None
     at: datetime
     started_at: datetime | None
     ended_at: datetime | None
@@ -46,6 +51,7 @@ class InlineRunRecord(TypedDict):
     steps: list[StepRecord]
     bodies: dict[str, Any] | None
     unreadable: str | None
+    log: Sequence[LoggedLine]
 
 
 class RunRecord(InlineRunRecord, total=False):

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 import structlog
 from support.console import ConsoleClient, console_runtime, words_of
 
-from penstock import Call, HttpTrigger, Pipeline, hookimpl, step
+from penstock import Call, HttpTrigger, Pipeline, hookimpl, logs, step
+from penstock.db import run_log_lines
+from penstock.db.run_tables import RunLogLineRow
+from penstock.db.runs import purge
+from penstock.logs.lines import as_json
+from penstock.runs.ids import first_id, new_run_id
 from penstock.runs.run_log import MAX_LINES, MAX_TEXT, RunLog
 from penstock.testing import Runtime
 
@@ -24,7 +32,7 @@ KEY = "pk_test_AbCdEfGhIjKlMnOpQrStUvWx012345"
 
 @step()
 def pack(number: int) -> None:
-    logging.getLogger("shop.packing").info("packed %s", number)
+    logging.getLogger("warehouse.packing").info("packed %s", number)
 
 
 def offering() -> SimpleNamespace:
@@ -33,8 +41,8 @@ def offering() -> SimpleNamespace:
     @shop.get("/")
     def show(call: Call) -> None:
         call.log.info("order stored", order=17)
-        structlog.get_logger("shop.stock").warning("stock is low", card="4111111111111111")
-        logging.getLogger("shop").error("sent with %s", KEY)
+        structlog.get_logger("warehouse.stock").warning("stock is low", card="4111111111111111")
+        logging.getLogger("warehouse").error("sent with %s", KEY)
         pack(3)
 
     @shop.get("/loud")
@@ -73,7 +81,7 @@ def test_lines_of_call_log_structlog_and_logging_are_kept_with_the_run(runtime: 
 
     assert [(line["level"], line["logger"]) for line in lines[:2]] == [
         ("info", "pipeline.shop"),
-        ("warning", "shop.stock"),
+        ("warning", "warehouse.stock"),
     ]
     assert lines[0]["text"] == "order stored order=17"
     assert len(lines) == len(logged(runtime, other))
@@ -100,13 +108,50 @@ def test_a_run_keeps_a_limited_number_of_lines_and_says_so(runtime: Runtime) -> 
     assert lines[-1]["text"] == "further lines of this run are not kept"
 
 
+def written(*events: str, clean: Callable[[str], str] = str, run: str = "") -> list[str]:
+    """Return what is stored of lines with these events."""
+    engine = sa.create_engine("sqlite://")
+    RunLogLineRow.table.create(engine)
+    log, own = RunLog(lambda _: clean), new_run_id()
+    for event in events:
+        log.keep({"run": run or own, "pipeline": "v1/shop", "event": event, "logger": "shop"})
+    log.keep({"run": own, "pipeline": "v1/shop", "event": "last", "logger": "shop"})
+    log.write(engine)
+    with engine.connect() as connection:
+        return [line.text for line in run_log_lines.of_run(connection, own)]
+
+
 def test_a_line_is_limited_in_length() -> None:
-    log = RunLog(lambda _: lambda text: text)
+    assert written("x" * 10 * MAX_TEXT) == ["x" * MAX_TEXT, "last"]
 
-    log.keep({"run": "r", "pipeline": "v1/shop", "event": "x" * 10 * MAX_TEXT, "level": "info"})
 
-    ((_, line),) = log._queued  # noqa: SLF001  what waits to be written
-    assert len(line.text) == MAX_TEXT
+def test_a_secret_at_the_end_of_a_line_is_not_kept_in_part() -> None:
+    secret = "secret-of-the-environment"
+
+    stored = written("x" * (MAX_TEXT - 9) + secret, clean=lambda text: text.replace(secret, "***"))
+
+    assert "secret" not in stored[0]
+
+
+def test_values_that_no_database_stores_are_replaced() -> None:
+    assert written("a\0b", "a\ud800b") == ["ab", "a\N{REPLACEMENT CHARACTER}b", "last"]
+
+
+def test_a_line_that_cannot_be_written_does_not_stop_the_others() -> None:
+    assert written("no run has this name", run="nightly") == ["last"]
+
+
+def test_lines_outside_of_calls_belong_to_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[object] = []
+    monkeypatch.setattr(logs, "_keep", kept.append)
+    shown = io.StringIO()
+    handler = logs.Handler(logs._Output(shown), as_json)  # noqa: SLF001  pytest has its own handlers
+
+    with structlog.contextvars.bound_contextvars(run="nightly"):
+        handler.emit(logging.LogRecord("shop", logging.WARNING, "", 0, "night begins", (), None))
+
+    assert "night begins" in shown.getvalue()
+    assert kept == []
 
 
 def test_lines_of_durable_runs_are_kept_too(runtime: Runtime) -> None:
@@ -120,10 +165,10 @@ def test_lines_are_deleted_with_their_run(runtime: Runtime) -> None:
     run = runtime.client(token=False).get("/v1/shop/").headers["X-Run-Id"]
     assert logged(runtime, run)
 
-    runtime.operate("runs", "purge", "--env", "test", "--older-than", "1s", "--yes")
-
     engine = runtime._engine  # noqa: SLF001  the kit shows no tables
+    purge(engine, 1, first_id(time.time() + 60))
+
     with engine.connect() as connection:
         left = connection.exec_driver_sql("SELECT count(*) FROM run_log_lines").scalar()
         kept = connection.exec_driver_sql("SELECT count(*) FROM runs").scalar()
-    assert (left == 0) == (kept == 0)
+    assert (left, kept) == (0, 0)
