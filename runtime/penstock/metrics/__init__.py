@@ -45,10 +45,11 @@ __all__ = [
 ]
 
 Arguments = ParamSpec("Arguments")
-# The database counts as away if any process has had no answer for that long.
 MAX_ATTEMPTS, ATTEMPT_PAUSE_S = 50, 0.01  # to read the files of other processes
+# The database counts as away if any process has had no answer for that long.
 MAX_ROUND_S = 30.0
-
+# Two threads that import the library at once, by two of its modules, find one of them half done.
+_first_use = threading.Lock()
 
 MONOTONIC_AGES = ("penstock_snapshot_age_seconds", "penstock_database_answered_age_seconds")
 WALL_AGES = ("penstock_runs_waiting_age_seconds", "penstock_runs_unattended_age_seconds")
@@ -119,8 +120,13 @@ class _Metrics:
         (gauge.labels(*labels) if labels else gauge).set(value)
 
 
-@functools.cache
 def _metrics() -> _Metrics:
+    with _first_use:
+        return _created()
+
+
+@functools.cache
+def _created() -> _Metrics:
     return _Metrics()
 
 
@@ -226,6 +232,7 @@ def render() -> tuple[bytes, str]:
 
     They cover all processes that share the folder, or this one if there is no folder.
     """
+    _metrics()
     from prometheus_client import (  # noqa: PLC0415  see _Metrics
         CONTENT_TYPE_LATEST,
         generate_latest,
@@ -256,11 +263,12 @@ def _collect(collector: Any) -> list[Any]:  # noqa: ANN401  the library's type
 
 def _collected() -> Iterator[Any]:
     """Yield the metrics of all processes, with ages in place of start times."""
+    registry = _metrics().registry
     from prometheus_client.multiprocess import MultiProcessCollector  # noqa: PLC0415  see _Metrics
 
     with locked(fcntl.LOCK_SH) as folder:
         collector: Any = (
-            _metrics().registry if folder is None else MultiProcessCollector(None, str(folder))  # type: ignore[no-untyped-call]  # the library ships no types
+            registry if folder is None else MultiProcessCollector(None, str(folder))  # type: ignore[no-untyped-call]  # the library ships no types
         )
         metrics = _collect(collector)
     silent = any(

@@ -17,7 +17,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from support.place import ACTOR, Place, Server
-from support.services import initdb
+from support.services import free_port, initdb
 
 from penstock.access import api_keys
 from penstock.access.encryption import SecretBox, make_secret_key
@@ -443,9 +443,17 @@ class TestHosts:
         place.consumer("acme", "things", "entrance")
         place.designate("entrance")
         key = place.key("acme").key
-        server = serve(place, workers=1)
+        inside = f"127.0.0.1:{free_port()}"
+        server = serve(place, workers=1, PENSTOCK_INTERNAL_BIND=inside)
         backup = Backup(place)
         place.consumer("lost")
+        lost = place.snapshot().revision  # which the server must know, to miss it afterwards
+        until(
+            lambda: (
+                httpx.get(f"http://{inside}/-/status", timeout=20).json()["snapshot"]["revision"]
+                == lost
+            )
+        )
         token = server.call("POST", "/v1/entrance/", key=key).json()["token"]
         seen: list[int] = []
 
