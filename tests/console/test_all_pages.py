@@ -30,7 +30,7 @@ def broken(furnished_console: ConsoleServer, crawled: Crawl) -> dict[str, dict[s
     anonymous = console.page()
     noted = {"sign-in": visit(anonymous, f"{console.url}/sign-in")}
     page = console.page("ann")
-    for address, _ in crawled.all_pages():
+    for address in crawled.different_pages():
         noted[address] = visit(page, server + address)
         if console.complaints:
             noted[address]["console"] = [*console.complaints]

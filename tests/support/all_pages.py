@@ -149,6 +149,12 @@ class Crawl:
         for pages in self.pages.values():
             yield from ((address, html) for address, html in pages.items() if html)
 
+    def different_pages(self) -> Iterator[str]:
+        """Yield the addresses that a browser has to show: questions look alike."""
+        for view, pages in self.pages.items():
+            addresses = [address for address, html in pages.items() if html]
+            yield from addresses[-1:] if view.endswith("_confirm") else addresses
+
     def rules(self, method: str) -> Iterator[Rule]:
         """Yield the rules of a method, without those of files and of unknown paths."""
         for rule in self.adapter.map.iter_rules():

@@ -21,7 +21,7 @@
   for (const part of all("details:not(.phone)")) part.open = true;
 
   const acting = all("a, button, summary").filter((element) => shown(element) && !element.closest(".phone"));
-  const rowOf = (element) => element.closest("tr, li, .route") ?? document;
+  const rowOf = (element) => element.closest("tr, li, nav, .route, main, header, .bar") ?? document;
   const actOf = (element) => {
     if (element.href) return element.href;
     const form = element.form;
@@ -30,12 +30,11 @@
   const byName = Map.groupBy(acting, nameOf);
   for (const [name, elements] of byName) {
     if (!name) for (const element of elements) report("names", `without a name: ${element.outerHTML}`);
-    const acts = Map.groupBy(elements, actOf);
-    if (acts.size < 2 || !name) continue;
-    const links = elements.every((element) => element.href);
-    const rows = new Set(elements.map(rowOf));
-    const distinct = rows.size === elements.length && !rows.has(document);
-    if (!(links && (distinct || rows.size >= acts.size && !rows.has(document)))) report("names", `${elements.length} × ${name}`);
+    const groups = elements.every((element) => element.href) ? [...Map.groupBy(elements, rowOf).values()] : [elements];
+    for (const group of groups) {
+      const acts = Map.groupBy(group, actOf).size;
+      if (name && acts > 1) report("names", `${acts} × ${name}`);
+    }
   }
 
   // Links lead somewhere; buttons act.
@@ -57,8 +56,8 @@
   // IDs differ, of elements and in lists.
   for (const [id, elements] of Map.groupBy(all("[id]"), (element) => element.id)) if (elements.length > 1) report("ids", `id=${id}`);
   for (const table of all("table", main)) {
-    for (const [text, codes] of Map.groupBy(all("code[title], a[title]", table), textOf)) {
-      if (new Set(codes.map((code) => code.title || code.querySelector("[title]")?.title)).size > 1) report("ids", `${text} is several in one list`);
+    for (const [text, codes] of Map.groupBy(all("code[title]", table), textOf)) {
+      if (new Set(codes.map((code) => code.title)).size > 1) report("ids", `${text} is several in one list`);
     }
   }
 
@@ -71,6 +70,7 @@
     const form = button.form;
     if (form.method !== "post" || form.classList.contains("confirm")) continue;
     const fields = all("input:not([type=hidden]), select, textarea", form);
+    if (textOf(button) === "End session") continue; // its user signs in again
     if (button.classList.contains("danger") || (!fields.length && destructive.test(textOf(button)))) report("dangers", `${textOf(button)}: ${form.getAttribute("action")}`);
   }
   for (const form of all("form.confirm")) {
