@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -46,11 +47,13 @@ LONGEST_VARIABLE = "v" * 64
 SCHEDULE = "*/20 * * * *"
 
 PLUGIN = f"""
-from penstock import Call, HttpTrigger, Pipeline, PipelineError, Rate, Schedule, hookimpl, step
+from penstock import Call, HttpTrigger, Pipeline, PipelineError, Rate, Schedule
+from penstock import hookimpl, sleep, step
 
 closed = HttpTrigger(api_key=True, jwt=True, rate=Rate("600/minute", by="consumer"))
 orders = Pipeline("orders", version="1.2.0", summary="Orders", trigger=closed, record_bodies="all")
 longest = Pipeline("{LONGEST_PIPELINE}", version="1.0.0", trigger=closed, record_bodies="all")
+login = Pipeline("login", version="1.0.0", trigger=HttpTrigger(api_key=True, login=True))
 status = Pipeline("status", version="1.0.0", trigger=HttpTrigger(api_key=True))
 report = Pipeline("report", version="1.0.0", trigger=Schedule("{SCHEDULE}"))
 
@@ -69,7 +72,11 @@ def show(call: Call):
 def work(call: Call, body: dict[str, int]):
     call.log.info("invoices begin", number=body["number"])
     render(body["number"])
+    if body["number"] == 14: sleep(3600)
     return {{"sent": body["number"]}}
+
+@login.post("/")
+def issue(call: Call): return {{}}
 
 @status.get("/")
 def tell(call: Call): return {{"up": True}}
@@ -78,7 +85,7 @@ def tell(call: Call): return {{"up": True}}
 def write(call: Call): return "written"
 
 @hookimpl
-def penstock_pipelines(): return [orders, longest, status, report]
+def penstock_pipelines(): return [orders, longest, login, status, report]
 """
 
 
@@ -149,9 +156,11 @@ def make_calls(console: ConsoleServer, credentials: Credentials) -> None:
         call("POST", work, **given, json={"number": 12})  # acme has no access
         call("GET", "/v1/orders/", key=given["key"])
         call("GET", "/v1/orders/", key=f"{given['key'][:-1]}!", token=given["token"])
-    call("POST", work, **given, json={"number": 13})
+    for number in (13, 14):
+        call("POST", work, **given, json={"number": number})
     until(lambda: list_rejected(engine, RejectedQuery(consumer="acme"), limit=1), 30)
-    until(lambda: list_runs(engine, RunQuery(status="failed", pipelines=(work[1:-1],)), limit=1), 30)
+    for status in ("failed", "running"):
+        until(partial(list_runs, engine, RunQuery(status=status, pipelines=(work[1:-1],))), 30)
 
 
 @pytest.fixture(scope="session")
@@ -169,10 +178,10 @@ def furnished_console(
         server = start_console(
             place, stack, lambda: browser, plugin=PLUGIN, worker=1, PENSTOCK_OPENAPI="true"
         )
-        until(lambda: server.server.client.get("/-/ready").status_code == 200)  # noqa: PLR2004
+        until(lambda: server.server.client.get("/-/ready").status_code == 200)
         make_calls(server, credentials)
         attacker = server.client()
         attacker.http.headers["User-Agent"] = EVIL  # the sessions of ann name the browser
-        assert attacker.sign_in("ann").status_code == 303  # noqa: PLR2004
+        assert attacker.sign_in("ann").status_code == 303
         attacker.sign_in("ann", "wrong")
         yield server
