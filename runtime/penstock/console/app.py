@@ -8,6 +8,7 @@ from flask_wtf.csrf import generate_csrf
 
 from penstock.access.encryption import load_secret_box
 from penstock.console import (
+    alerts,
     audit_trail,
     changes,
     consumer_keys,
@@ -58,6 +59,7 @@ PAGES = (
     runs,
     search,
     schedules,
+    alerts,
     queue,
     series,
     usage,
