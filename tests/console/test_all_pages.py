@@ -35,6 +35,14 @@ EXCEPTIONS = {
 PAGES_BESIDE = (f"{ROOT}/nothing-here", f"{ROOT}/consumers/unknown-one")
 
 
+READING = frozenset(
+    {
+        Action.POLICY_PREVIEWED,
+        Action.AUDIT_EXPORTED,
+        Action.USER_SIGN_IN_FAILED,
+        Action.USER_SIGNED_IN,
+    }
+)
 Broken = dict[tuple[str, str], dict[str, list[str]]]
 
 
@@ -141,11 +149,10 @@ def test_opening_pages_changes_nothing(furnished_console: ConsoleServer) -> None
     assert changes(furnished_console) == before
 
 
-def changes(console: ConsoleServer) -> list[int]:
-    """Return the newest events but those of looking at the preview of a policy."""
+def changes(console: ConsoleServer) -> list[str]:
+    """Return the newest events but those of reading and of signing in."""
     events = audit.events(console.place.engine, limit=60)
-    reading = {Action.POLICY_PREVIEWED, Action.USER_SIGN_IN_FAILED, Action.USER_SIGNED_IN}
-    return [event.id for event in events if event.action not in reading][:20]
+    return [f"{event.id} {event.action}" for event in events if event.action not in READING][:20]
 
 
 def test_rejected_values_are_escaped(furnished_console: ConsoleServer) -> None:
