@@ -32,7 +32,7 @@ EXCEPTIONS = {
     ("dangers", "console.consumers_one"),
     ("width", "console.consumers_pipelines"),
 }
-PAGES_BESIDE = (f"{ROOT}/nothing-here", f"{ROOT}/consumers/unknown-one")
+PAGES_BESIDE = ("/-/docs", f"{ROOT}/nothing-here", f"{ROOT}/consumers/unknown-one")
 
 
 READING = frozenset(
