@@ -62,7 +62,9 @@ def series_of(engine: Engine, metric: str, by: str, chosen: Intervals) -> list[S
         if by == "consumer":
             asked = UsageFilter(chosen.environment_id, since=chosen.start, until=chosen.end)
             of_class = "rejected" if metric == "rejections" else None
-            counted = consumer_counts.by_consumer(connection, asked, of_class, MAX_SERIES)
+            counted = consumer_counts.by_consumer(
+                connection, asked, of_class, MAX_SERIES, chosen.step
+            )
             return largest(counted, chosen)
         rows = call_sums.sums(
             connection, chosen, kind, "pipeline" if by == "pipeline" else "outcome"
