@@ -8,6 +8,7 @@ from flask_wtf.csrf import generate_csrf
 
 from penstock.access.encryption import load_secret_box
 from penstock.console import (
+    alerts,
     audit_trail,
     changes,
     consumer_keys,
@@ -66,6 +67,7 @@ PAGES = (
     runs,
     search,
     schedules,
+    alerts,
     queue,
     series,
     usage,

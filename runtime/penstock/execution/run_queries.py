@@ -11,10 +11,11 @@ from penstock.access.lookup import consumer_row, environment_row
 from penstock.db import run_log_lines
 from penstock.db import runs as stored
 from penstock.db.api_keys import last_characters
+from penstock.db.consumers import names_of
 from penstock.db.engine import Engine, reading
 from penstock.db.run_tables import RunRow
 from penstock.db.runs import FullRunRow, RunFilter
-from penstock.db.tables import ConsumerRow, EnvironmentRow
+from penstock.db.tables import EnvironmentRow
 from penstock.db.unit_of_work import RowReader
 from penstock.durable.engine import RunStore
 from penstock.durable.run_view import RunView, view_of, with_details, with_engine_state, with_log
@@ -133,8 +134,9 @@ def _views(
     connection: Any,  # noqa: ANN401  a connection of db
     rows: Sequence[RunRow],
 ) -> list[RunView]:
-    reader = RowReader(connection)
-    environments, consumers = reader.names_by_id(EnvironmentRow), reader.names_by_id(ConsumerRow)
+    environments = RowReader(connection).names_by_id(EnvironmentRow)
+    ids = {row.consumer_id for row in rows if row.consumer_id is not None}
+    consumers = names_of(connection, ids)
     ends = last_characters(connection, {row.key_id for row in rows if row.key_id is not None})
     return [
         view_of(

@@ -194,7 +194,7 @@ class Scheduling:
         """
         each = self.declared(environment, schedule)
         endpoint = schedule_endpoint(self.catalog, each.pipeline.id, each.schedule.path)
-        access = Snapshot(environment, self.box)
+        access = Snapshot(environment, self.box, consumers=())
         access.read(self.engine)
         if endpoint is None or not self._is_startable(access, each.pipeline.id):
             raise PenstockError(

@@ -99,8 +99,11 @@ class CatalogEvaluator:
     def evaluate_environment(
         self, engine: Engine, environment: str, box: SecretBox
     ) -> tuple[Snapshot, EvaluatedPipelines]:
-        """Read an environment's access data once, and evaluate every pipeline against it."""
-        access = Snapshot(environment, box)
+        """Read an environment's access data, and evaluate every pipeline against it.
+
+        Pipelines are evaluated without consumers, so their data and their keys are not read.
+        """
+        access = Snapshot(environment, box, consumers=())
         access.read(engine)
         evaluated = self.evaluate_all(access)
         for fault in evaluated.faults:
@@ -133,7 +136,7 @@ class CatalogEvaluator:
         if current is not None and current.environment.name == environment:
             access = copy(current)
         else:
-            access = Snapshot(environment, box)
+            access = Snapshot(environment, box, consumers=())
             access.read(engine)
         before = self._bounded.response_violations(access)
         access.variables = {**access.variables, name: value}
