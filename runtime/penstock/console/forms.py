@@ -30,7 +30,7 @@ from wtforms.widgets import TextInput
 from penstock.audit.approvals import ChangePending
 from penstock.console.formatting import sentence
 from penstock.db.failures import DatabaseUnavailable
-from penstock.errors import PenstockError, Refusal, UnknownName
+from penstock.errors import Outdated, PenstockError, Refusal, UnknownName
 
 NUMBER = re.compile(r"\d{1,9}(\.\d{1,6})?", re.ASCII)
 
@@ -94,7 +94,7 @@ class ConsoleForm(FlaskForm):  # type: ignore[misc]  # Flask-WTF ships no types
         self.section_faults[place] = text
 
     def add_conflict(self, values: Iterable[tuple[str, str]], token: str) -> None:
-        """Note what another user saved meanwhile: labels and values.
+        """Note what is saved and was not seen: labels and values.
 
         What was typed stays in the fields. Sent again, the form replaces these values.
         """
@@ -105,14 +105,18 @@ class ConsoleForm(FlaskForm):  # type: ignore[misc]  # Flask-WTF ships no types
     def faults_at(self, place: str, **places: str) -> Iterator[None]:
         """Put a domain error that is raised inside at a field or section.
 
-        `places` names the fields of unknown names by their kind: `consumer="mapped"`.
-        Refusals and a lost database end the request as usual.
+        `places` names the fields of unknown names by their kind: `consumer="mapped"`. Values that
+        another user saved meanwhile become conflicts of a form that replaces them. Refusals
+        and a lost database end the request as usual.
         """
         try:
             yield
         except PenstockError as error:
             if isinstance(error, DatabaseUnavailable | Refusal | ChangePending):
                 raise
+            if isinstance(error, Outdated) and error.token and "seen" in self:
+                self.add_conflict(error.saved, error.token)
+                return
             if isinstance(error, UnknownName):
                 place = places.get(error.kind, place)
             self.add_fault(place, sentence(error))
