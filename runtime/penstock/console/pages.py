@@ -371,4 +371,5 @@ def nothing(rest: str) -> Response:
             endpoint, _ = adapter.match(path, method="GET")
             if endpoint != request.endpoint:
                 return redirect_to(f"{request.script_root}{path}")
+        return redirect_to(url_for("console.overview"))
     raise NotFound(f"There is no page {ROOT}/{rest}.")
