@@ -9,7 +9,7 @@ import pytest
 from support.access_pages import engine, oli, runtime
 from support.console import ROOT, ConsoleClient, words_of
 
-from penstock.access import limits, sessions, variables
+from penstock.access import consumers, limits, sessions, variables
 from penstock.console import kept_forms
 from penstock.console.forms import secret_fields
 from penstock.db.engine import Engine
@@ -143,3 +143,14 @@ def test_the_sign_in_page_names_product_environment_and_fault(oli: ConsoleClient
 
     assert "Sign in to Penstock Environment of this server: test" in page
     assert re.search(r'role="alert" tabindex="-1" autofocus>The user or the password', wrong)
+
+
+def test_boxes_that_were_ticked(
+    oli: ConsoleClient, engine: Engine, expired: Callable[..., str]
+) -> None:
+    path = "/consumers/acme/pipelines"
+    _, page = signed_in_again(oli, expired(path, {"on": "test/v1/orders", "new": "test"}))
+
+    assert re.search(r'value="test/v1/orders"[^>]* checked', page)
+    assert re.search(r'name="new" value="test"[^>]* checked', page)
+    assert not consumers.show_consumer(engine, "acme").associations

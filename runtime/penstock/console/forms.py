@@ -14,6 +14,7 @@ from typing import Any
 
 from flask import g, request
 from flask_wtf import FlaskForm
+from werkzeug.datastructures import MultiDict
 from wtforms import (
     HiddenField,
     IntegerField,
@@ -76,6 +77,12 @@ class ConsoleForm(FlaskForm):  # type: ignore[misc]  # Flask-WTF ships no types
         super().__init__(**values)
         self.section_faults: dict[str, str] = {}
         self.conflicts: list[tuple[str, str]] = []
+
+    @property
+    def sent(self) -> MultiDict[str, str] | None:
+        """The values that the page shows again: of a form with faults, or of an ended session."""
+        typed: MultiDict[str, str] | None = g.get("typed")
+        return request.form if self.has_faults else typed
 
     def is_valid(self) -> bool:
         """Return whether every field passes its validators."""

@@ -24,6 +24,7 @@ from penstock.console.context import console_context
 COOKIE = "penstock_form"
 MAX_AGE_S = 900
 MAX_COOKIE_BYTES = 3800  # browsers keep 4096 with the name and the attributes
+NO_PAGE = "console.nothing"  # the view of paths without a page
 Typed = MultiDict[str, str]
 
 
@@ -31,6 +32,17 @@ def _box() -> SecretBox:
     """Return keys for this purpose alone."""
     derived = console_context().box.derived("kept form")
     return SecretBox(tuple(urlsafe_b64encode(bytes.fromhex(key)).decode() for key in derived))
+
+
+def page_of_form(path: str, root: str) -> str:
+    """Return the path of the page that shows the form which is sent to a path; else the root."""
+    adapter = current_app.create_url_adapter(request)
+    while adapter is not None and path != root:
+        endpoint, _ = adapter.match(path, method="GET")
+        if endpoint != NO_PAGE:
+            return path
+        path = path.rpartition("/")[0]
+    return root
 
 
 def page_with_query(path: str) -> str:

@@ -30,7 +30,7 @@ from flask import (
     url_for,
 )
 from flask_wtf.csrf import CSRFError, CSRFProtect
-from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from penstock.access.sessions import SignedIn, find_session
 from penstock.access.users import Role
@@ -298,7 +298,7 @@ def _keep_form() -> Response | None:
         values = [pair for pair in request.form.items(multi=True) if pair[0] != "csrf_token"]
     except (CSRFError, RequestEntityTooLarge):
         return None
-    path = page_of_form(request.path)
+    path = kept_forms.page_of_form(request.path, ROOT)
     if f"{endpoint}_confirm" in current_app.view_functions:  # its question has all values
         return redirect_to(url_for("console.sign_in", next=f"{request.path}?{urlencode(values)}"))
     response = redirect_to(url_for("console.sign_in", next=kept_forms.page_with_query(path)))
@@ -385,42 +385,3 @@ def _failure(error: Exception) -> Response:
 def _problem(status: int, title: str, detail: str) -> Response:
     template = "_problem.html" if "HX-Request" in request.headers else "error.html"
     return make_response(render(template, title=title, detail=detail), status)
-
-
-@page("", needs=Role.VIEWER, scope=Scope.ANY)
-def home() -> Response:
-    """Redirect to the first page."""
-    return redirect_to(url_for("console.overview"))
-
-
-@page("/e/<env>", needs=Role.VIEWER)
-def environment_home() -> Response:
-    """Redirect to the overview of an environment."""
-    return redirect_to(url_for("console.overview", env=current_environment()))
-
-
-@page("/<path:rest>", needs=Role.VIEWER, scope=Scope.ANY)
-def nothing(rest: str) -> Response:
-    """Answer 404 for a path without a page.
-
-    A path that takes a form leads to the page that shows the form: Reload, Back and Enter in the
-    address bar after a form with faults find it again.
-    """
-    path = f"{ROOT}/{rest}"
-    adapter = current_app.create_url_adapter(request)
-    if adapter is not None and adapter.test(path, method="POST"):
-        above = page_of_form(path)
-        if above != ROOT:
-            return redirect_to(f"{request.script_root}{above}")
-    raise NotFound(f"There is no page {path}.")
-
-
-def page_of_form(path: str) -> str:
-    """Return the path of the page that shows the form which is sent to a path."""
-    adapter = current_app.create_url_adapter(request)
-    while adapter is not None and path != ROOT:
-        endpoint, _ = adapter.match(path, method="GET")
-        if endpoint != "console.nothing":
-            return path
-        path = path.rpartition("/")[0]
-    return ROOT
