@@ -35,6 +35,7 @@ def nothing(rest: str) -> Response:
     adapter = current_app.create_url_adapter(request)
     if adapter is not None and adapter.test(path, method="POST"):
         above = page_of_form(path, ROOT)
-        if above != ROOT:
-            return redirect_to(f"{request.script_root}{above}")
+        if above == ROOT:
+            return redirect_to(url_for("console.overview"))
+        return redirect_to(f"{request.script_root}{above}")
     raise NotFound(f"There is no page {path}.")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import sqlalchemy as sa
 
-from penstock.contracts.outcomes import REJECTIONS, RUN
+from penstock.contracts.outcomes import FAULTS, REJECTIONS, RUN
 from penstock.db.call_counts import HOUR, MINUTE
 from penstock.db.run_tables import CallCountRow
 
@@ -26,13 +26,15 @@ Kind = Literal["calls", "runs", "rejections"]
 class Intervals:
     """Intervals of `step` seconds in an environment, from a moment on and before another.
 
-    Moments are in seconds since the epoch; `start` is a multiple of `step`.
+    Moments are in seconds since the epoch; `start` is a multiple of `step`. `pipeline` is the id of
+    one pipeline, empty for all.
     """
 
     environment_id: int
     start: int
     end: int
     step: int
+    pipeline: str = ""
 
     @property
     def times(self) -> list[int]:
@@ -41,12 +43,13 @@ class Intervals:
 
     def conditions(self) -> list[sa.ColumnElement[bool]]:
         """Return the conditions of a query; the primary key serves them."""
-        return [
+        conditions = [
             ROW.environment_id == self.environment_id,
             ROW.span.in_((MINUTE, HOUR)),
             ROW.since >= self.start,
             ROW.since < self.end,
         ]
+        return [*conditions, ROW.pipeline == self.pipeline] if self.pipeline else conditions
 
 
 def sums(
@@ -74,6 +77,43 @@ def totals(connection: sa.Connection, chosen: Intervals) -> list[tuple[str, str,
         .group_by(ROW.pipeline, ROW.outcome)
     )
     return [(row[0], row[1], int(row[2])) for row in connection.execute(query)]
+
+
+class PipelineInterval(NamedTuple):
+    """The calls to a pipeline within an interval, and how many of them failed or were rejected."""
+
+    moment: int
+    pipeline: str
+    calls: int
+    failed: int
+    rejected: int
+
+
+def by_pipeline(
+    connection: sa.Connection, chosen: Intervals, pipelines: Sequence[str] | None = None
+) -> list[PipelineInterval]:
+    """Return the calls of each interval to each pipeline, or to some of them by their ids."""
+    moment = (ROW.since - ROW.since % chosen.step).label("moment")
+    conditions = [*chosen.conditions(), KINDS["calls"]]
+    if pipelines is not None:
+        conditions.append(ROW.pipeline.in_(pipelines))
+    query = (
+        sa.select(
+            moment,
+            ROW.pipeline,
+            sa.func.sum(ROW.calls),
+            *(
+                sa.func.sum(sa.case((OUTCOME.in_(sorted(outcomes)), ROW.calls), else_=0))
+                for outcomes in (FAULTS, REJECTIONS - FAULTS)
+            ),
+        )
+        .where(*conditions)
+        .group_by(moment, ROW.pipeline)
+    )
+    return [
+        PipelineInterval(row[0], row[1], *(int(number) for number in row[2:]))
+        for row in connection.execute(query)
+    ]
 
 
 def histograms(

@@ -211,6 +211,36 @@ def by_consumer(
     return [(row[0], row[1], int(row[2])) for row in connection.execute(query)]
 
 
+class ConsumerCalls(NamedTuple):
+    """The calls of a consumer; `last` is the start of the hour of the last one."""
+
+    calls: int
+    failed: int
+    rejected: int
+    last: int
+
+
+def of_consumers(
+    connection: sa.Connection, chosen: UsageFilter, consumers: Sequence[int]
+) -> dict[int, ConsumerCalls]:
+    """Return the calls of some consumers by their ids; `chosen` names no text to search for."""
+    query = (
+        sa.select(
+            ROW.consumer_id,
+            sa.func.sum(ROW.calls),
+            *(
+                sa.func.sum(sa.case((ROW.outcome_class == name, ROW.calls), else_=0))
+                for name in ("failed", "rejected")
+            ),
+            sa.func.max(ROW.since),
+        )
+        .where(*chosen.conditions(), ROW.consumer_id.in_(consumers))
+        .group_by(ROW.consumer_id)
+    )
+    rows = connection.execute(query)
+    return {row[0]: ConsumerCalls(*(int(value) for value in row[1:])) for row in rows}
+
+
 def purge(engine: Engine, environment_id: int, before: int) -> None:
     """Delete the counts before a moment."""
     with writing(engine) as connection:
