@@ -121,8 +121,8 @@ def test_texts_of_plugin_code_become_no_markup(penstock_runtime: Start) -> None:
     assert "&lt;script&gt;alert(1)" in page
     for part in ("<code>that</code>", "&lt;b&gt;bold", 'type="file"'):
         assert part in page
-    for part in ("javascript:", "<img", "<b>"):
-        assert part not in page.replace('href="javascript', "")
+    for part in ('href="javascript', "<img", "<b>"):
+        assert part not in page
 
 
 def test_a_document_that_a_hook_broke_is_still_offered(penstock_runtime: Start) -> None:
