@@ -70,7 +70,7 @@ def _asked(form: RunFilter, environment: str, span: TimeRange) -> RunQuery:
     if not form.is_valid():
         return RunQuery(environment)
     with form.faults_at("pipeline"):
-        pipelines = identifiers(context.host, form.pipeline.data) if form.pipeline.data else []
+        pipelines = identifiers(lambda: context.host, context.engine, form.pipeline.data)
     return RunQuery(
         environment=environment,
         pipelines=pipelines,

@@ -34,15 +34,20 @@ from penstock.runs.ids import first_id, new_run_id
 from penstock.runs.redaction import hidden_in
 
 
-def identifiers(host: Host, name: str) -> list[str]:
-    """Return the ids of the pipelines that a name or an id means.
+def identifiers(host: Callable[[], Host], engine: Engine, name: str | None) -> list[str]:
+    """Return the ids of the pipelines that a name or an id means; none without a name.
 
-    An id that is not loaded here may still have runs. Raises UnknownName.
+    An id that is not loaded here may be of another environment, or have runs. Raises UnknownName.
     """
-    names = {identifier: item.pipeline.name for identifier, item in host.catalog.loaded.items()}
+    if not name:
+        return []
+    names = {identifier: item.pipeline.name for identifier, item in host().catalog.loaded.items()}
     matches = [identifier for identifier, own in names.items() if name in {identifier, own}]
-    if not matches and "/" not in name:
-        raise UnknownName("pipeline", name, names.values())
+    if not matches:
+        with reading(engine) as connection:
+            known = "/" in name and stored.is_pipeline(connection, name)
+        if not known:
+            raise UnknownName("pipeline", name, names if "/" in name else names.values())
     return matches or [name]
 
 
