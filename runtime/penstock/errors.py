@@ -20,7 +20,7 @@ def quoted(value: object) -> str:
     """Return a value in quotes as the text of an error shows it: one short, visible line.
 
     A character that can't be seen, or that changes the direction of the text, is shown by its code
-    point. Pages replace the quotes by typographic ones.
+    point. A value that is no text has no quotes. Pages replace the quotes by typographic ones.
     """
     text = str(value)
     if len(text) > MAX_QUOTED_LENGTH:
@@ -28,6 +28,8 @@ def quoted(value: object) -> str:
     shown = "".join(
         character if character.isprintable() else f"U+{ord(character):04X}" for character in text
     )
+    if not isinstance(value, str):
+        return shown
     return f"'{shown.replace(APOSTROPHE, TYPOGRAPHIC_APOSTROPHE)}'"
 
 
