@@ -85,6 +85,12 @@ class Action(StrEnum):
     CHANGE_APPROVED = "change:approved"
     CHANGE_REJECTED = "change:rejected"
     AUDIT_EXPORTED = "audit:exported"
+    ALERT_CREATED = "alert:created"
+    ALERT_CHANGED = "alert:changed"
+    ALERT_REMOVED = "alert:removed"
+    ALERT_MUTED = "alert:muted"
+    ALERT_UNMUTED = "alert:unmuted"
+    ALERT_TESTED = "alert:tested"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import structlog
 
 from penstock import logs
 from penstock.cli import (
+    alerts,
     audit,
     callbacks,
     changes,
@@ -140,6 +141,7 @@ MANAGEMENT = (
     *users.COMMANDS,
     *changes.COMMANDS,
     *deployments.COMMANDS,
+    *alerts.COMMANDS,
 )
 DEPLOYMENT = (
     *serve.COMMANDS,

@@ -8,6 +8,7 @@ from flask_wtf.csrf import generate_csrf
 
 from penstock.access.encryption import load_secret_box
 from penstock.console import (
+    alerts,
     audit_trail,
     changes,
     consumer_keys,
@@ -60,6 +61,7 @@ PAGES = (
     run_page,
     search,
     schedules,
+    alerts,
     queue,
     series,
     usage,

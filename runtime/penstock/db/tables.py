@@ -180,6 +180,7 @@ class ApiKeyRow(ConsumerScopedRow, table="api_keys"):
     indexes = (
         Index("ix_api_keys_created_at", "created_at", "id"),
         Index("ix_api_keys_last_four", "last_four"),
+        Index("ix_api_keys_expires_at", "environment_id", "expires_at"),
     )
 
 
