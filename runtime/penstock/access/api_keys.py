@@ -157,7 +157,7 @@ def _row(rows: RowReader, key_id: str) -> ApiKeyRow:
         raise UnknownName(
             "key",
             key_id,
-            (other.id for other in rows.all(ApiKeyRow)),
+            rows.near(ApiKeyRow.id, key_id),
             fix="`penstock key list` shows their ids",
         )
     return row

@@ -233,6 +233,18 @@ def events(  # noqa: PLR0913  one argument a filter
     return [_event(row) for row in rows]
 
 
+def events_about(
+    engine: Engine, pipeline: str, *, environments: Collection[str] | None, limit: int
+) -> list[Event]:
+    """Return the newest events about a pipeline, by its id, newest first.
+
+    They are searched among the newest 20,000 events. `environments` restricts them as in `events`.
+    """
+    with reading(engine) as connection:
+        rows = audit_events.about(connection, pipeline, environments=environments, limit=limit)
+    return [_event(row) for row in rows]
+
+
 def _event(row: AuditEventRow) -> Event:
     return Event(row.id, row.at, row.actor, row.action, row.environment, row.subject, row.detail)
 

@@ -175,7 +175,8 @@ def main() -> None:
             if isinstance(error, click.UsageError) and error.ctx
             else ""
         )
-        click.echo(f"penstock: {error.format_message()}{hint}", err=True)
+        text = " ".join(error.format_message().split())  # click lists choices on lines of their own
+        click.echo(f"penstock: {text}{hint}", err=True)
         sys.exit(error.exit_code)
     except PenstockError as error:
         click.echo(f"penstock: {error}", err=True)
