@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "20261127_run_steps"
-down_revision = "20261127_search"
+down_revision = "20261127_totals"
 branch_labels = None
 depends_on = None
 
