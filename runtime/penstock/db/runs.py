@@ -42,10 +42,11 @@ DetailValues = tuple[str, bytes | None, bytes | None, bytes | None]
 
 
 class RunStateRow(RunRow):
-    """A run with who cancelled it and where its callback goes; both None of other runs."""
+    """A run with its state; all of it None of a run that is not durable."""
 
     cancelled_by: Col[str | None] = joined(DurableRunRow.cancelled_by)
     callback_url: Col[str | None] = joined(DurableRunRow.callback_url)
+    from_step: Col[int | None] = joined(DurableRunRow.from_step)
 
 
 class FullRunRow(RunStateRow):
@@ -58,6 +59,7 @@ class FullRunRow(RunStateRow):
     steps_seen: Col[int] = joined(sa.func.coalesce(DurableRunRow.steps_seen, 0))
     taken_from: Col[str | None] = joined(DurableRunRow.taken_from)
     progress: Col[Any] = joined(DurableRunRow.progress)
+    running_steps: Col[bytes | None] = joined(DurableRunRow.running_steps)
     callback_status: Col[str | None] = joined(DurableRunRow.callback_status)
 
 
