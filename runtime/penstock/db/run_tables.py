@@ -128,6 +128,8 @@ class RunLogLineRow(Row, table="run_log_lines"):
     level: Col[str] = column(String(8))
     logger: Col[str] = column(String(64))
     text: Col[str] = column(Text)
+    # The number of lines that were not kept, in place of which this one is; NULL: none.
+    left_out: Col[int | None] = column(Integer, nullable=True)
     sqlite_rowid = False
 
 
@@ -140,6 +142,10 @@ class DurableRunRow(Row, table="durable_runs"):
     # The dead worker of the last counted recovery.
     taken_from: Col[str | None] = column(String(36), nullable=True)
     progress: Col[Any] = column(JSON(none_as_null=True), nullable=True)
+    # JSON, as `run_details.steps`: those without an output, with their attempts.
+    running_steps: Col[bytes | None] = column(LargeBinary, nullable=True)
+    # The first step that is not copied from the run that it repeats.
+    from_step: Col[int | None] = column(Integer, nullable=True)
     cancelled_by: Col[str | None] = column(String(255), nullable=True)
     callback_url: Col[str | None] = column(Text, nullable=True)
     callback_status: Col[str | None] = column(String(255), nullable=True)
