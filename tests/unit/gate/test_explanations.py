@@ -274,7 +274,7 @@ def test_a_pipeline_without_a_gate_reads_as_one_that_runs_on_its_schedule(world:
     host, access = world.context.host, world.snapshots["prod"]
     access.refresh(world.context.engine)
 
-    facts = explain_gate(host.catalog, host.evaluator, access, "v1/nightly").facts
+    facts = explain_gate(host.catalog, host.evaluator, access, "v1/nightly", internal=False).facts
 
     values = {fact.name: fact.value for fact in facts}
     assert values["Calls"] == "Not called over HTTP; runs on its schedule"
@@ -288,7 +288,7 @@ def test_each_requirement_names_the_policy_version_or_the_option_it_comes_from(
     host, access = world.context.host, world.snapshots["prod"]
     access.refresh(world.context.engine)
 
-    facts = explain_gate(host.catalog, host.evaluator, access, "v1/scoped").facts
+    facts = explain_gate(host.catalog, host.evaluator, access, "v1/scoped", internal=False).facts
 
     sources = {fact.name: fact.source for fact in facts}
     version = access.environment.policy_version
@@ -344,5 +344,5 @@ def test_the_commands_explain_a_gate_a_made_up_call_and_what_is_exposed(world: W
     assert [change["command"] for change in call["changes"]] == [command]
     exposed = json.loads(world.operate("penstock exposure --format json"))
     assert "v1/keyed" in {item["pipeline"] for item in exposed}
-    with pytest.raises(UsageError, match="--key needs the consumer"):
+    with pytest.raises(UsageError, match="--key: a stored key needs its consumer"):
         world.operate("penstock explain keyed --env lab --key abcd")
