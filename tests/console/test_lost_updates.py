@@ -92,13 +92,13 @@ def test_a_secret(oli: ConsoleClient, engine: Engine, runtime: Runtime) -> None:
     variables.set_secret(engine, "ann", "test", "token", "first-value", box)
     opened = seen_in(oli.text("/e/test/settings/secrets/new", name="token"))
     variables.set_secret(engine, "ann", "test", "token", "second-value", box)
-    late = oli.post("/e/test/settings/secrets/new", name="token", value="my-value", seen=opened)
+    late = oli.post("/e/test/settings/secrets/new", name="token", secret="my-value", seen=opened)
 
     assert late.status_code == 409
     assert not re.search("first-value|second-value|my-value", late.text)
     revoke_tokens(engine, "ann", "test", jti="x")  # another change is no conflict
     again = oli.post(
-        "/e/test/settings/secrets/new", name="token", value="my-value", seen=seen_in(late.text)
+        "/e/test/settings/secrets/new", name="token", secret="my-value", seen=seen_in(late.text)
     )
     assert again.status_code == 303
 

@@ -8,6 +8,7 @@ from flask_wtf.csrf import generate_csrf
 
 from penstock.access.encryption import load_secret_box
 from penstock.console import (
+    addresses,
     alerts,
     audit_trail,
     changes,
@@ -52,6 +53,7 @@ from penstock.host.host import Host
 
 # The modules whose views are the pages; importing a module registers its views.
 PAGES = (
+    addresses,
     overview,
     pipelines,
     pipeline_overview,

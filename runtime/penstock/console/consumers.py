@@ -262,9 +262,11 @@ def _show_access(name: str, form: AssociationsForm) -> Response:
         for environment in environments
         for pipeline in associated[environment]
     }
-    checked_new = consumer.new_pipelines
-    if form.has_faults:
-        checked, checked_new = set(request.form.getlist("on")), request.form.getlist("new")
+    seen, seen_new = checked, consumer.new_pipelines
+    checked_new = seen_new
+    if (sent := form.sent) is not None:
+        checked, checked_new = set(sent.getlist("on")), sent.getlist("new")
+        seen, seen_new = set(sent.getlist("seen")), sent.getlist("seen_new")
     loaded = context.host.catalog.loaded
     return show_form(
         "consumer_pipelines.html",
@@ -275,6 +277,8 @@ def _show_access(name: str, form: AssociationsForm) -> Response:
         associated=associated,
         checked=checked,
         checked_new=checked_new,
+        seen=seen,
+        seen_new=seen_new,
         served={
             environment: {
                 identifier

@@ -12,11 +12,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import request
+from flask import g, request
 from flask_wtf import FlaskForm
+from werkzeug.datastructures import MultiDict
 from wtforms import (
     HiddenField,
     IntegerField,
+    PasswordField,
     RadioField,
     SelectField,
     StringField,
@@ -24,6 +26,7 @@ from wtforms import (
     ValidationError,
 )
 from wtforms.fields.choices import SelectChoice
+from wtforms.fields.core import UnboundField
 from wtforms.validators import StopValidation
 from wtforms.widgets import TextInput
 
@@ -43,9 +46,15 @@ class ConsoleForm(FlaskForm):  # type: ignore[misc]  # Flask-WTF ships no types
 
         csrf = False  # the guard checks the token
 
-        def wrap_formdata(self, form: object, formdata: object) -> object:  # noqa: ARG002  WTForms' signature
-            """Return the values that were sent; None while the form is first shown."""
-            return request.form if request.method == "POST" else None
+        def wrap_formdata(self, form: Iterable[Any], formdata: object) -> object:  # noqa: ARG002  WTForms' signature
+            """Return the values that were sent; None while the form is first shown.
+
+            Values that were typed before a session ended are shown again.
+            """
+            if request.method == "POST":
+                return request.form
+            typed = g.get("typed")
+            return typed if typed and any(field.name in typed for field in form) else None
 
         def bind_field(self, form: object, unbound_field: Any, options: dict[str, Any]) -> Any:  # noqa: ANN401  WTForms'
             """Bind a field with the ID that labels, hints and faults refer to."""
@@ -68,6 +77,12 @@ class ConsoleForm(FlaskForm):  # type: ignore[misc]  # Flask-WTF ships no types
         super().__init__(**values)
         self.section_faults: dict[str, str] = {}
         self.conflicts: list[tuple[str, str]] = []
+
+    @property
+    def sent(self) -> MultiDict[str, str] | None:
+        """The values that the page shows again: of a form with faults, or of an ended session."""
+        typed: MultiDict[str, str] | None = g.get("typed")
+        return request.form if self.has_faults else typed
 
     def is_valid(self) -> bool:
         """Return whether every field passes its validators."""
@@ -302,6 +317,16 @@ class UtcMomentField(StringField):  # type: ignore[misc]  # the same
 
     def _value(self) -> str:
         return str(self.raw_data[0]) if self.raw_data else ""
+
+
+def secret_fields(kind: type[ConsoleForm] = ConsoleForm) -> set[str]:
+    """Return the names, in requests, of all fields of forms that no page ever shows."""
+    names = set()
+    for name, value in vars(kind).items():
+        secret = (PasswordField, HiddenTextField)
+        if isinstance(value, UnboundField) and issubclass(value.field_class, secret):
+            names.add(value.name or name)
+    return names.union(*(secret_fields(derived) for derived in kind.__subclasses__()))
 
 
 def _choices(pairs: Iterable[tuple[str, str]]) -> list[SelectChoice]:

@@ -58,6 +58,7 @@ class SecretForm(ReplacingForm):
     value = HiddenTextField(
         "Value",
         "Enter the value of the secret.",
+        name="secret",
         description="Encrypted at rest; can't be viewed again.",
     )
     days = CountField(

@@ -334,7 +334,11 @@ class AuditEventRow(Row, table="audit_events"):
     environment: Col[str | None] = column(String(31), nullable=True)
     subject: Col[str] = column(String(255))
     detail: Col[Any] = column(JSON)
-    indexes = (Index("ix_audit_events_at", "at"),)
+    indexes = (
+        Index("ix_audit_events_at", "at"),
+        Index("ix_audit_events_actor", "actor", "id"),
+        Index("ix_audit_events_action", "action", "id"),
+    )
 
 
 class PendingChangeRow(EnvironmentScopedRow, table="pending_changes"):

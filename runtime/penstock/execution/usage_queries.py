@@ -134,8 +134,8 @@ def calls_by_interval(
     times = list(range(int(start) // step * step, int(end) + 1, step))
     numbers: dict[str, list[int]] = {}
     with reading(engine) as connection:
-        for moment, name, calls in consumer_counts.by_hour(
-            connection, asked.chosen(RowReader(connection))
+        for moment, name, calls in consumer_counts.by_interval(
+            connection, asked.chosen(RowReader(connection)), step
         ):
             index = (moment - times[0]) // step
             if 0 <= index < len(times):

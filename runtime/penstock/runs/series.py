@@ -67,7 +67,9 @@ def series_of(engine: Engine, metric: str, by: str, chosen: Intervals) -> list[S
                 chosen.environment_id, None, None, pipelines, chosen.start, chosen.end
             )
             of_class = "rejected" if metric == "rejections" else None
-            counted = consumer_counts.by_consumer(connection, asked, of_class, MAX_SERIES)
+            counted = consumer_counts.by_consumer(
+                connection, asked, of_class, MAX_SERIES, chosen.step
+            )
             return largest(counted, chosen)
         rows = call_sums.sums(
             connection, chosen, kind, "pipeline" if by == "pipeline" else "outcome"
