@@ -32,6 +32,7 @@ DECIDED_BY_GATE = frozenset(
     }
 )
 BEFORE_CREDENTIALS = frozenset({"pipeline-unavailable", "address-not-allowed"})
+BEFORE_PROOF = BEFORE_CREDENTIALS | {"credentials-missing"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +108,14 @@ def explain_call(
 def _attempt(call: RejectedView, found: FoundKey | None, evaluation: Evaluation) -> Attempt:
     """Return the call as its record describes it. Credentials that passed then are valid now."""
     requires, reason = evaluation.requires, call.reason
-    proven = call.consumer is not None and reason != "invalid-api-key"
+    # A missing credential is found before an invalid one: later rejections had all of them.
+    sent_all = call.consumer is not None or reason not in BEFORE_PROOF
     token, scopes = Token.NONE, frozenset((call.scopes or "").split())
     if reason == "invalid-token":
         token = Token.INVALID
-    elif scopes or reason == "insufficient-scope" or (proven and TOKEN in requires):
+    elif scopes or reason == "insufficient-scope" or (sent_all and TOKEN in requires):
         token = Token.VALID
-    others = requires - {API_KEY, TOKEN} if proven else frozenset()
+    others = requires - {API_KEY, TOKEN} if sent_all else frozenset()
     key: PresentedKey | None = None
     if call.key_id is not None:
         key = presented(found) if found is not None else UNKNOWN_KEY
