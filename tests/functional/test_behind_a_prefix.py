@@ -124,7 +124,7 @@ def test_the_console_and_the_docs_page_work_in_a_browser(
     page.get_by_role("link", name="Console").click()
     page.wait_for_url(f"{base}/-/console/")
 
-    page.goto(f"{base}/-/console/pipelines/v2/orders?env=test")
+    page.goto(f"{base}/-/console/pipelines/v2/orders/routes?env=test")
     expect(page.locator("body")).to_contain_text(f"curl -X POST {base}/v2/orders/")
     for entry in ("Overview", "Runs", "Audit"):
         page.get_by_role("link", name=entry, exact=True).first.click()
