@@ -225,7 +225,7 @@ def test_variables_name_the_pipelines_that_need_them_and_secrets_that_expire(
     page = words_of(ConsoleClient.of(runtime, "oli").text("/e/test/settings"))
 
     assert re.search(r"region porto v1/orders", page)
-    assert re.search(r"unused x –", page)
+    assert re.search(r"unused x \W", page)
     assert re.search(r"erp \S+ \S+ UTC expires soon all pipelines v1/orders", page)
     assert re.search(r"old \S+ \S+ UTC expired all pipelines v1/orders", page)
-    assert re.search(r"fresh \S+ \S+ UTC all pipelines –", page)
+    assert re.search(r"fresh \S+ \S+ UTC all pipelines \W", page)
