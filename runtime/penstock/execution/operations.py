@@ -45,6 +45,19 @@ def identifiers(host: Host, name: str) -> list[str]:
     return matches or [name]
 
 
+def identifiers_like(host: Host, text: str) -> list[str]:
+    """Return the ids of the pipelines that a name or an id means, or a part of either.
+
+    Raises UnknownName.
+    """
+    names = {identifier: item.pipeline.name for identifier, item in host.catalog.loaded.items()}
+    if not any(text in {identifier, name} for identifier, name in names.items()):
+        part = text.lower()
+        if matches := [identifier for identifier in names if part in identifier.lower()]:
+            return matches
+    return identifiers(host, text)
+
+
 class RunOperations:
     """Shows, cancels and redelivers runs of every environment.
 
