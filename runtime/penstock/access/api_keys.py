@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from penstock import audit
 from penstock.access.lookup import ConsumerPlace, consumer_in, consumer_row, environment_row
+from penstock.access.texts import check_text
 from penstock.contracts.keys import digest_of, make_api_key
 from penstock.db import api_keys as stored
 from penstock.db.api_keys import KeyFilter
@@ -55,7 +56,8 @@ def create_key(
     expires: timedelta | None = None,
     note: str = "",
 ) -> NewKey:
-    """Create an API key, of which only the digest is stored. Raises UnknownName."""
+    """Create an API key, of which only the digest is stored. Raises UnknownName and UsageError."""
+    check_text("note", note)
     with audit.change(
         engine, actor, audit.Action.KEY_CREATED, consumer, environment=environment
     ) as (rows, detail):

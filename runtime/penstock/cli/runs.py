@@ -24,7 +24,7 @@ from penstock.cli.rejected import print_rejected
 from penstock.cli.run_following import RunFollower
 from penstock.cli.run_view import print_run
 from penstock.contracts.run_status import Status
-from penstock.errors import UnknownName, UsageError
+from penstock.errors import UnknownName, UsageError, quoted
 from penstock.execution.operations import identifiers_like, purge_runs
 from penstock.execution.rejected_queries import find_rejected
 from penstock.execution.run_queries import COLUMNS, RunQuery, list_runs
@@ -76,10 +76,10 @@ def runs_list(  # noqa: PLR0913, PLR0917  one argument an option
 ) -> None:
     """List runs, newest first."""
     if listing.cursor is not None and not is_run_id(listing.cursor):
-        raise UsageError(f"--cursor {listing.cursor!r} is not the id of a run")
+        raise UsageError(f"--cursor {quoted(listing.cursor)} is not the id of a run")
     asked = RunQuery(
         environment=environment,
-        pipelines=identifiers_like(context.host, pipeline_name) if pipeline_name else (),
+        pipelines=identifiers_like(lambda: context.host, context.engine, pipeline_name),
         consumer=consumer_name,
         key=key,
         status=status,

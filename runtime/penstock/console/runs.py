@@ -59,8 +59,7 @@ def _asked(form: RunFilter, environment: str, span: TimeRange) -> RunQuery:
     if not form.is_valid():
         return RunQuery(environment)
     with form.faults_at("pipeline"):
-        if form.pipeline.data:
-            pipelines = identifiers_like(context.host, form.pipeline.data)
+        pipelines = identifiers_like(lambda: context.host, context.engine, form.pipeline.data)
     return RunQuery(
         environment=environment,
         pipelines=pipelines,

@@ -220,10 +220,10 @@ class CallCountRow(Row, table="call_counts"):
 
 
 class CallTotalRow(Row, table="call_totals"):
-    """Counts of calls added up: of all pipelines within an hour or a day, of one within a day."""
+    """Counts of calls added up: of all pipelines in a minute, hour or day, of one in a day."""
 
     environment_id: Col[int] = column(Integer, primary_key=True)
-    span: Col[int] = column(Integer, primary_key=True)  # seconds: 3600 or 86400
+    span: Col[int] = column(Integer, primary_key=True)  # seconds: 60, 3600 or 86400
     since: Col[int] = column(BigInteger, primary_key=True)  # seconds since the epoch
     pipeline: Col[str] = column(String(80), primary_key=True)  # empty: all of them together
     outcome: Col[str] = column(Outcome(64), primary_key=True)

@@ -21,7 +21,7 @@ from penstock.db.run_tables import (
     RunLogLineRow,
     RunRow,
 )
-from penstock.db.tables import ConsumerRow
+from penstock.db.tables import ConsumerRow, EnvironmentRow, PipelineRow
 
 PURGED_AT_A_TIME = 500
 MAX_COUNTED = 10_000  # runs of which the most frequent values are found
@@ -207,6 +207,18 @@ def callers(
         .distinct()
     )
     return {(row[0], row[1]) for row in connection.execute(query) if row[1] is not None}
+
+
+def is_pipeline(connection: sa.Connection, identifier: str) -> bool:
+    """Return whether an environment knows a pipeline, or there are runs of it."""
+    environments = sa.select(EnvironmentRow.id)
+    of_runs = sa.exists().where(
+        RunRow.environment_id.in_(environments), RunRow.pipeline == identifier
+    )
+    noted = sa.exists().where(
+        PipelineRow.environment_id.in_(environments), PipelineRow.name == identifier
+    )
+    return bool(connection.scalar(sa.select(sa.or_(noted, of_runs))))
 
 
 def children(connection: sa.Connection, run: str) -> list[RunRow]:

@@ -33,29 +33,36 @@ from penstock.runs.ids import first_id, new_run_id
 from penstock.runs.redaction import hidden_in
 
 
-def identifiers(host: Host, name: str) -> list[str]:
-    """Return the ids of the pipelines that a name or an id means.
+def identifiers(host: Callable[[], Host], engine: Engine, name: str | None) -> list[str]:
+    """Return the ids of the pipelines that a name or an id means; none without a name.
 
-    An id that is not loaded here may still have runs. Raises UnknownName.
+    An id that is not loaded here may be of another environment, or have runs. Raises UnknownName.
     """
-    names = {identifier: item.pipeline.name for identifier, item in host.catalog.loaded.items()}
+    if not name:
+        return []
+    names = {identifier: item.pipeline.name for identifier, item in host().catalog.loaded.items()}
     matches = [identifier for identifier, own in names.items() if name in {identifier, own}]
-    if not matches and "/" not in name:
-        raise UnknownName("pipeline", name, names.values())
+    if not matches:
+        with reading(engine) as connection:
+            known = "/" in name and stored.is_pipeline(connection, name)
+        if not known:
+            raise UnknownName("pipeline", name, names if "/" in name else names.values())
     return matches or [name]
 
 
-def identifiers_like(host: Host, text: str) -> list[str]:
-    """Return the ids of the pipelines that a name or an id means, or a part of either.
+def identifiers_like(host: Callable[[], Host], engine: Engine, text: str | None) -> list[str]:
+    """Return the ids of the pipelines that a name or an id means, or a part of an id.
 
     Raises UnknownName.
     """
-    names = {identifier: item.pipeline.name for identifier, item in host.catalog.loaded.items()}
-    if not any(text in {identifier, name} for identifier, name in names.items()):
-        part = text.lower()
-        if matches := [identifier for identifier in names if part in identifier.lower()]:
-            return matches
-    return identifiers(host, text)
+    try:
+        return identifiers(host, engine, text)
+    except UnknownName:
+        part = (text or "").lower()
+        matches = [identifier for identifier in host().catalog.loaded if part in identifier.lower()]
+        if not matches:
+            raise
+        return matches
 
 
 class RunOperations:
