@@ -144,6 +144,7 @@ def main(folder: Path) -> None:
             place, stack, lambda: browser, plugin=PLUGIN, worker=1, PENSTOCK_LOG_CALLS="none"
         )
         ids = fill(console)
+        assert all(ids.values()), ids
         pages = {
             f"{ROOT}/e/test/rejected/{ids['rejected']}": "rejected-one",
             f"{ROOT}/e/test/runs/{ids['failed']}": "run",
