@@ -43,7 +43,8 @@ SOUND = f"""<h2>Keys</h2><ul><li><a href="/1">Show</a></li><li><a href="/2">Show
 <form method="get" action="/x" data-ask><button class="danger">Revoke key</button></form>
 {POST}<input name="a" aria-label="a"><button>Save</button></form>
 {CHART}<table><tbody><tr><td>1</td></tr></tbody></table></figure>
-<form class="confirm"><button>Revoke</button><a class="button" href="/">Keep</a></form>
+<form class="confirm" method="post"><button>Revoke</button>
+<a class="button" href="/">Keep</a></form>
 """
 
 
