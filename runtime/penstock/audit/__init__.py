@@ -200,6 +200,7 @@ def events(  # noqa: PLR0913  one argument a filter
     subject: str | None = None,
     since: datetime | None = None,
     before: int | None = None,
+    oldest: int | None = None,
     environments: Collection[str] | None = None,
     text: str | None = None,
 ) -> list[Event]:
@@ -226,11 +227,22 @@ def events(  # noqa: PLR0913  one argument a filter
             subject=subject,
             since=since,
             before=before,
+            oldest=oldest,
             limit=limit,
             environments=environments,
             text=text,
         )
     return [_event(row) for row in rows]
+
+
+def searched_from(engine: Engine, before: int | None = None) -> int:
+    """Return the id of the oldest event among those that a page of a search looks at.
+
+    No index finds a part of a text, so a page looks at 20,000 events, and the next page goes on
+    before this id. It is 1 where no older event is left.
+    """
+    with reading(engine) as connection:
+        return audit_events.searched_from(connection, before)
 
 
 def events_about(

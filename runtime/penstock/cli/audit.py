@@ -62,7 +62,12 @@ def audit_command(  # noqa: PLR0913, PLR0917  one argument an option
         for line in write(audit.every_event(context.engine, **filters)):
             click.echo(line, nl=False)
         return
-    events = audit.events(context.engine, limit=listing.fetched, before=listing.number, **filters)
+    oldest = audit.searched_from(context.engine, listing.number) if listing.search else 1
+    events = audit.events(
+        context.engine, limit=listing.fetched, before=listing.number, oldest=oldest, **filters
+    )
+    if len(events) <= listing.limit and oldest > 1:
+        click.echo(f"20,000 events were searched; older ones: --cursor {oldest}", err=True)
     if listing.form == "table":
         rows = [
             {"id": event.id, "at": event.at, "event": f"{event.actor} {event.act}"}

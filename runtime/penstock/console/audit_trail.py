@@ -83,12 +83,11 @@ def _visible() -> list[str] | None:
 def audit() -> Response:
     """List events, newest first."""
     form, events = EventFilter(), list[trail.Event]()
-    selection = _selection(form)
+    selection, engine, before = _selection(form), console_context().engine, row_after("before")
+    oldest = trail.searched_from(engine, before) if selection["text"] else 1
     with form.faults_at("action"):
-        events = trail.events(
-            console_context().engine, limit=PER_PAGE + 1, before=row_after("before"), **selection
-        )
-    return _show(form, events)
+        events = trail.events(engine, limit=PER_PAGE + 1, before=before, oldest=oldest, **selection)
+    return _show(form, events, oldest)
 
 
 def _by_day(events: list[trail.Event]) -> list[tuple[date, list[trail.Event]]]:
@@ -114,14 +113,16 @@ def subject_url(event: trail.Event) -> str | None:
     return None
 
 
-def _show(form: EventFilter, events: list[trail.Event]) -> Response:
+def _show(form: EventFilter, events: list[trail.Event], oldest: int = 1) -> Response:
+    last = events[PER_PAGE - 1].id if len(events) > PER_PAGE else None
     return show_form(
         "audit.html",
         form,
         days=_by_day(events[:PER_PAGE]),
         events=events[:PER_PAGE],
         kinds=trail.kinds(),
-        last=events[PER_PAGE - 1].id if len(events) > PER_PAGE else None,
+        last=last or (oldest if oldest > 1 else None),
+        searched=last is None and oldest > 1,
         later="before" in request.args,
         link=subject_url,
         query=form.query(),

@@ -22,6 +22,7 @@ def page(  # noqa: PLR0913  one argument a filter
     subject: str | None = None,
     since: datetime | None = None,
     before: int | None = None,
+    oldest: int | None = None,
     limit: int,
     environments: Collection[str] | None = None,
     text: str | None = None,
@@ -29,7 +30,7 @@ def page(  # noqa: PLR0913  one argument a filter
     """Return events, newest first.
 
     An action that ends with a colon stands for all actions with that beginning. The next page is
-    before the last id of a page.
+    before the last id of a page; events before the id `oldest` are not looked at.
     """
     query = AuditEventRow.select().order_by(AuditEventRow.id.desc()).limit(limit)
     for column, value in (
@@ -59,7 +60,16 @@ def page(  # noqa: PLR0913  one argument a filter
         query = query.where(AuditEventRow.at >= since)
     if before is not None:
         query = query.where(AuditEventRow.id < before)
+    if oldest is not None:
+        query = query.where(AuditEventRow.id >= oldest)
     return AuditEventRow.fetch(connection, query)
+
+
+def searched_from(connection: sa.Connection, before: int | None) -> int:
+    """Return the id of the oldest event that one search for a text looks at, 1 for the first."""
+    if before is None:
+        before = (connection.scalar(sa.select(sa.func.max(AuditEventRow.id))) or 0) + 1
+    return max(1, before - MAX_SEARCHED)
 
 
 def about(
