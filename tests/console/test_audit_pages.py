@@ -197,7 +197,7 @@ def test_stored_text_never_becomes_markup(runtime: Runtime) -> None:
     assert not any("<script>window" in page or "<img" in page for page in pages)
 
 
-def test_a_search_looks_at_some_events_and_goes_on_with_older_ones(
+def test_a_search_looks_at_some_events_and_continues_with_older_ones(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, client = engine_of(runtime), ConsoleClient.of(runtime, "vic")

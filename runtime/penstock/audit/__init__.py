@@ -238,7 +238,7 @@ def events(  # noqa: PLR0913  one argument a filter
 def searched_from(engine: Engine, before: int | None = None) -> int:
     """Return the id of the oldest event among those that a page of a search looks at.
 
-    No index finds a part of a text, so a page looks at 20,000 events, and the next page goes on
+    No index finds a part of a text, so a page looks at 20,000 events, and the next page continues
     before this id. It is 1 where no older event is left.
     """
     with reading(engine) as connection:
