@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from html import unescape
 
 import pytest
 from support.console import EVIL, ROOT, ConsoleClient, engine_of, words_of
@@ -195,19 +194,3 @@ def test_stored_text_never_becomes_markup(runtime: Runtime) -> None:
 
     assert all("window.owned" in page for page in pages)
     assert not any("<script>window" in page or "<img" in page for page in pages)
-
-
-def test_a_search_looks_at_some_events_and_continues_with_older_ones(
-    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine, client = engine_of(runtime), ConsoleClient.of(runtime, "vic")
-    many(engine, 1, subject="northwind")
-    many(engine, 30)
-    monkeypatch.setattr("penstock.db.audit_events.MAX_SEARCHED", 20)
-
-    page = client.text("/audit", q="northwind")
-
-    assert "No events match" in words_of(page)
-    older = re.search(r'href="/-/console([^"]+)">Search older events', page)
-    assert older is not None
-    assert "northwind" in words_of(client.text(unescape(older[1])))

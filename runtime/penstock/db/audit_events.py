@@ -22,17 +22,19 @@ def page(  # noqa: PLR0913  one argument a filter
     subject: str | None = None,
     since: datetime | None = None,
     before: int | None = None,
-    oldest: int | None = None,
     limit: int,
     environments: Collection[str] | None = None,
     text: str | None = None,
+    first: int | None = None,
 ) -> list[AuditEventRow]:
     """Return events, newest first.
 
     An action that ends with a colon stands for all actions with that beginning. The next page is
-    before the last id of a page; events before the id `oldest` are not looked at.
+    before the last id of a page. With `first`, no event with a lower id is read.
     """
     query = AuditEventRow.select().order_by(AuditEventRow.id.desc()).limit(limit)
+    if first is not None:
+        query = query.where(AuditEventRow.id >= first)
     for column, value in (
         (AuditEventRow.actor, actor),
         (AuditEventRow.environment, environment),
@@ -60,16 +62,7 @@ def page(  # noqa: PLR0913  one argument a filter
         query = query.where(AuditEventRow.at >= since)
     if before is not None:
         query = query.where(AuditEventRow.id < before)
-    if oldest is not None:
-        query = query.where(AuditEventRow.id >= oldest)
     return AuditEventRow.fetch(connection, query)
-
-
-def searched_from(connection: sa.Connection, before: int | None) -> int:
-    """Return the id of the oldest event that one search for a text looks at, 1 for the first."""
-    if before is None:
-        before = (connection.scalar(sa.select(sa.func.max(AuditEventRow.id))) or 0) + 1
-    return max(1, before - MAX_SEARCHED)
 
 
 def about(
@@ -101,6 +94,11 @@ def about(
 def add(connection: sa.Connection, values: Mapping[AnyColumn, object]) -> None:
     """Write an event."""
     connection.execute(sa.insert(AuditEventRow.table).values(dict(values)))
+
+
+def last_id(connection: sa.Connection) -> int:
+    """Return the id of the newest event; 0 without events."""
+    return connection.scalar(sa.select(sa.func.max(AuditEventRow.id))) or 0
 
 
 def find(connection: sa.Connection, number: int) -> AuditEventRow | None:
