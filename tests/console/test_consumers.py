@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, time, timedelta
 
 import pytest
-from support.console import EVIL, ConsoleApp
+from support.console import EVIL, ConsoleApp, words_of
 from support.place import Place
 
 from penstock.access import api_keys, consumers
@@ -121,12 +121,14 @@ def test_a_key_is_shown_once_and_by_its_last_characters_later(console_app: Make)
     console.place.consumer("acme", "orders")
     oli = console.client("oli")
 
+    ends = (datetime.now(UTC) + timedelta(days=30)).date()
+    form = oli.text("/consumers/acme/keys/new", env="test")
     response = oli.post(
-        "/consumers/acme/keys", environment="test", expires="30d", note="for the pilot"
+        "/consumers/acme/keys/new", environment="test", ends=str(ends), note="for the pilot"
     )
     shown = oli.http.get(response.headers["Location"])
     key = shown_key(shown.text)
-    page = oli.text("/consumers/acme")
+    page = oli.text("/consumers/acme", tab="keys")
     stored = api_keys.list_keys(console.place.engine, KeyQuery(consumer="acme"))[0]
 
     assert response.status_code == 303
@@ -137,17 +139,31 @@ def test_a_key_is_shown_once_and_by_its_last_characters_later(console_app: Make)
     stored_key = console.place.snapshot().key(parsed.digest)
     assert stored_key is not None
     assert stored_key.usable
-    assert stored.expires_at - stored.created_at == timedelta(days=30)
+    assert stored.expires_at == datetime.combine(ends, time(23, 59, 59), UTC)
+    usual = (datetime.now(UTC) + timedelta(days=90)).date()
+    assert f'type="date" value="{usual}"' in form
+    assert '<option selected value="test">' in form
     assert key not in page
     assert f"pk_test_…{key[-4:]}" in page
     assert "for the pilot" in page
     assert console.events()[0] == ("oli", "key:created", "test", "acme")
     nonsense = oli.post(
-        "/consumers/acme/keys", environment="test", expires="soon", note="typed before"
+        "/consumers/acme/keys/new", environment="test", ends="soon", note="typed before"
     )
-    nowhere = oli.post("/consumers/acme/keys", environment="tset", expires="", note="")
-    assert (nonsense.status_code, nowhere.status_code) == (422, 422)
-    assert 'id="e-expires"' in nonsense.text
+    past, none, never = (
+        oli.post("/consumers/acme/keys/new", environment="test", **dates)
+        for dates in (
+            {"ends": "2001-01-01"},
+            {"ends": ""},
+            {"ends": "", "expiry": "never", "note": "x" * 501},
+        )
+    )
+    nowhere = oli.post("/consumers/acme/keys/new", environment="tset", ends=str(ends))
+    assert [page.status_code for page in (nonsense, past, none, never, nowhere)] == [422] * 5
+    assert 'id="e-ends"' in nonsense.text
+    assert "2001-01-01 is past; choose today or a later date." in past.text
+    assert "Choose a date, or choose never." in none.text
+    assert "has at most 500 characters" in never.text
     assert 'value="typed before"' in nonsense.text
     assert "did you mean “test”?" in nowhere.text
 
@@ -159,16 +175,30 @@ def test_a_reload_of_the_page_of_a_new_key_creates_none_and_shows_nothing(
     console.place.consumer("acme")
     oli = console.client("oli")
 
-    created = oli.post("/consumers/acme/keys", environment="test", expires="", note="")
+    created = oli.post("/consumers/acme/keys/new", environment="test", expiry="never")
     address = created.headers["Location"]
     first, again = oli.http.get(address), oli.http.get(address)
 
     (key,) = api_keys.list_keys(console.place.engine)
     assert created.status_code == 303
     assert "pk_test_" not in address
-    assert ("curl -H" in first.text, key.shown_as[-4:] in first.text) == (True, True)
-    assert "was shown already" in again.text
-    assert "curl -H" not in again.text
+    assert key.expires_at is None
+    assert ("curl " in first.text, key.shown_as[-4:] in first.text) == (True, True)
+    assert "The key itself was shown once" in again.text
+    assert "curl " not in again.text
+
+
+def test_the_page_of_a_new_key_has_a_call_to_try(console_app: Make) -> None:
+    console = console_app()
+    console.place.consumer("acme", "orders")
+    oli = console.client("oli")
+
+    shown = oli.follow(oli.post("/consumers/acme/keys/new", environment="test", expiry="never"))
+
+    key = shown_key(shown)
+    assert f'curl http://localhost/v1/orders/ -H "X-API-Key: {key}" -H "Authorization' in shown
+    assert shown.count(key) == 2
+    assert "Done" in shown
 
 
 def test_a_key_is_disabled_enabled_rotated_and_revoked(console_app: Make) -> None:
@@ -185,27 +215,86 @@ def test_a_key_is_disabled_enabled_rotated_and_revoked(console_app: Make) -> Non
     assert states() == ["disabled"]
     assert oli.post(f"{path}/enable").status_code == 303
     assert states() == ["usable"]
-    rotated = oli.follow(oli.post(f"{path}/rotate", grace="7d"))
-    assert shown_key(rotated) != key.key
-    assert f"The old key {key.id} works until" in rotated
-    assert oli.post(f"{path}/rotate", grace="a while").status_code == 422
     assert oli.post(f"{path}/revoke").status_code == 303
-    assert states() == ["revoked", "usable"]
-    assert "Expired and revoked keys (1)" in oli.text("/consumers/acme")
-    (successor,) = (
-        key
-        for key in api_keys.list_keys(console.place.engine, KeyQuery(consumer="acme"))
-        if key.state == "usable"
-    )
-    assert f"Revoke key pk_test_…{shown_key(rotated)[-4:]} of acme?" in oli.text(
-        f"/consumers/acme/keys/{successor.id}/revoke"
-    )
+    assert states() == ["revoked"]
+    assert "Expired and revoked keys (1)" in oli.text("/consumers/acme", tab="keys")
     again = oli.post(f"{path}/enable")
     assert (again.status_code, "is revoked, which is final" in again.text) == (409, True)
     done = [(actor, action) for actor, action, _, subject in console.events() if subject == key.id]
-    assert done == [
-        ("oli", f"key:{what}") for what in ("revoked", "rotated", "enabled", "disabled")
+    assert done == [("oli", f"key:{what}") for what in ("revoked", "enabled", "disabled")]
+
+
+def test_rotating_a_key_is_a_page_with_a_date_and_makes_one_key(console_app: Make) -> None:
+    console = console_app()
+    console.place.consumer("acme")
+    oli, key = console.client("oli"), console.place.key("acme", "prod")
+    path = f"/consumers/acme/keys/{key.id}/rotate"
+    usual = (datetime.now(UTC) + timedelta(days=7)).date()
+    ends = (datetime.now(UTC) + timedelta(days=3)).date()
+
+    page = oli.text(path)
+    before = len(api_keys.list_keys(console.place.engine))
+    faults = [
+        oli.post(path, ends=text).status_code
+        for text in ("a while", "", "2001-01-01", "9999-13-01")
     ]
+    response = oli.post(path, ends=str(ends))
+    address = response.headers["Location"]
+    shown, reloaded = (words_of(oli.http.get(address).text) for _ in range(2))
+    back, again = words_of(oli.text(path)), oli.post(path, ends=str(ends))
+
+    old, new = api_keys.list_keys(console.place.engine)
+    assert f'type="date" value="{usual}"' in page
+    words = words_of(page)
+    assert f"Rotate key pk_prod_…{key.key[-4:]}" in words
+    assert "Consumer acme Environment prod" in words
+    assert (before, faults) == (1, [422] * 4)
+    assert shown_key(shown)[-4:] == new.shown_as[-4:]
+    assert f"The old key {old.shown_as} ends {ends} 23:59:59 UTC" in shown
+    assert shown_key(shown) not in reloaded
+    assert f"replaced by {new.shown_as} and ends {ends}" in back
+    assert (again.status_code, f"replaced by {new.id} already" in again.text) == (422, True)
+    listed = words_of(oli.text("/consumers/acme", tab="keys"))
+    assert f"replaced by …{new.shown_as[-4:]} , ends {ends}" in listed
+    assert console.events()[0] == ("oli", "key:rotated", None, key.id)
+
+
+def test_a_new_key_stays_readable_while_another_page_is_opened(console_app: Make) -> None:
+    console = console_app()
+    console.place.consumer("acme")
+    oli, other = console.client("oli"), console.place.key("acme")
+
+    response = oli.post("/consumers/acme/keys/new", environment="test", expiry="never")
+    assert "pk_test_" in oli.text(f"/consumers/acme/keys/{other.id}")
+    shown = oli.http.get(response.headers["Location"]).text
+
+    assert shown_key(shown)
+    assert shown_key(shown) not in console.client("ann").text(
+        response.headers["Location"].removeprefix("/-/console")
+    )
+
+
+def test_the_description_of_a_consumer_is_edited_and_no_update_is_lost(console_app: Make) -> None:
+    console = console_app()
+    console.place.consumer("acme")
+    oli, path = console.client("oli"), "/consumers/acme/description"
+    seen = re.search(r'name="seen" value="([0-9a-f]{16})"', oli.text(path))
+    assert seen is not None
+    consumers.describe_consumer(console.place.engine, "ann", "acme", "The <b>shop</b>")
+
+    late = oli.post(path, description="The till", seen=seen[1])
+    kept = consumers.show_consumer(console.place.engine, "acme").description
+    newer = re.search(r'name="seen" value="([0-9a-f]{16})"', late.text)
+    assert newer is not None
+    long = oli.post(path, description="x" * 1001, seen=newer[1])
+    saved = oli.follow(oli.post(path, description="The till", seen=newer[1]))
+
+    assert (late.status_code, kept) == (409, "The <b>shop</b>")
+    assert "Description The <b>shop</b>" in words_of(late.text)
+    assert 'value="The till"' in late.text
+    assert (long.status_code, "at most 1000 characters" in long.text) == (422, True)
+    assert "The till" in saved
+    assert console.events()[0] == ("oli", "consumer:described", None, "acme")
 
 
 def test_access_in_all_environments_is_saved_in_one_change(console_app: Make) -> None:
@@ -213,7 +302,7 @@ def test_access_in_all_environments_is_saved_in_one_change(console_app: Make) ->
     place = console.place
     place.consumer("acme", "orders", "status")
     oli = console.client("oli")
-    page = oli.text("/consumers/acme/pipelines")
+    page = oli.text("/consumers/acme", tab="access")
     assert re.search(r'value="test/v1/orders" aria-label="v1/orders in test" checked', page)
     assert re.search(r'value="prod/v1/orders" aria-label="v1/orders in prod">', page)
     before = place.snapshot().revision
@@ -307,10 +396,11 @@ def test_a_viewer_sees_no_buttons_and_changes_nothing(console_app: Make) -> None
         ("/new-consumer", {"name": "evil"}),
         ("/consumers/acme/disable", {}),
         ("/consumers/acme/enable", {}),
-        ("/consumers/acme/keys", {"environment": "test", "expires": ""}),
+        ("/consumers/acme/keys/new", {"environment": "test", "expiry": "never"}),
+        ("/consumers/acme/description", {"description": "evil"}),
         (f"/consumers/acme/keys/{key.id}/revoke", {}),
         (f"/consumers/acme/keys/{key.id}/disable", {}),
-        (f"/consumers/acme/keys/{key.id}/rotate", {"grace": "7d"}),
+        (f"/consumers/acme/keys/{key.id}/rotate", {"ends": "2999-01-01"}),
         ("/consumers/acme/tokens/revoke", {"environment": "test"}),
         ("/consumers/acme/pipelines", {"seen": "test/v1/orders"}),
     ]
@@ -330,23 +420,31 @@ def test_a_viewer_sees_no_buttons_and_changes_nothing(console_app: Make) -> None
             [f"/-/console{path}"],
         )
         assert "<button>" not in text
-    assert vic.get("/new-consumer").status_code == 403
+    for tab in ("keys", "limits", "runs", "audit"):
+        assert "<button" not in vic.text("/consumers/acme", tab=tab).partition("<main")[2]
+    for path in (
+        "/new-consumer",
+        "/consumers/acme/keys/new",
+        f"/consumers/acme/keys/{key.id}/rotate",
+    ):
+        assert vic.get(path).status_code == 403
 
 
 def test_entered_text_never_becomes_markup(console_app: Make) -> None:
     console = console_app()
     oli = console.client("oli")
     oli.post("/new-consumer", name="acme", description=EVIL)
-    oli.post("/consumers/acme/keys", environment="test", expires="", note=EVIL)
+    oli.post("/consumers/acme/keys/new", environment="test", expiry="never", note=EVIL)
     pages = [
         oli.text("/consumers"),
         oli.text("/consumers", find=EVIL),
         oli.text("/consumers/acme"),
+        oli.text("/consumers/acme", tab="keys"),
         oli.post("/new-consumer", name=EVIL, description=EVIL).text,
-        oli.post("/consumers/acme/keys", environment=EVIL, expires=EVIL, note=EVIL).text,
-        oli.post("/consumers/acme/keys", environment=EVIL, expires="", note=EVIL).text,
+        oli.post("/consumers/acme/keys/new", environment=EVIL, ends=EVIL, note=EVIL).text,
+        oli.post("/consumers/acme/keys/new", environment=EVIL, expiry=EVIL, note=EVIL).text,
         oli.post("/consumers/acme/pipelines", on=f"test/{EVIL}").text,
-        oli.post("/consumers/acme/keys/none/rotate", grace=EVIL).text,
+        oli.post("/consumers/acme/keys/none/rotate", ends=EVIL).text,
         oli.get(f"/consumers/{EVIL}").text,
     ]
 
@@ -361,7 +459,9 @@ def test_the_page_of_a_consumer_changes_no_key_of_another(console_app: Make, act
     consumers.create_consumer(console.place.engine, "tester", "other")
     key = console.place.key("acme")
 
-    response = console.client("oli").post(f"/consumers/other/keys/{key.id}/{action}", grace="1h")
+    response = console.client("oli").post(
+        f"/consumers/other/keys/{key.id}/{action}", ends="2999-01-01"
+    )
 
     assert response.status_code == 404
     assert [(listed.state, listed.id) for listed in api_keys.list_keys(console.place.engine)] == [
@@ -373,6 +473,6 @@ def test_a_key_without_an_environment_is_a_fault_beside_its_field(console_app: M
     console = console_app()
     consumers.create_consumer(console.place.engine, "tester", "acme")
 
-    response = console.client("oli").post("/consumers/acme/keys", expires="90d")
+    response = console.client("oli").post("/consumers/acme/keys/new", ends="2999-01-01")
 
     assert (response.status_code, "No environment is named" in response.text) == (422, True)

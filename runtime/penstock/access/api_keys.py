@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from penstock import audit
 from penstock.access.lookup import ConsumerPlace, consumer_in, consumer_row, environment_row
+from penstock.access.texts import MAX_NOTE, require_length
 from penstock.contracts.keys import digest_of, make_api_key
 from penstock.db import api_keys as stored
 from penstock.db.api_keys import KeyFilter
@@ -32,7 +33,8 @@ class NewKey:
 class ListedKey:
     """A key as operators see it.
 
-    `state` is usable, disabled, consumer disabled, expired or revoked.
+    `state` is usable, disabled, consumer disabled, expired or revoked. `successor` shows the end
+    of the key that replaced it, and `successor_id` is its id.
     """
 
     id: str
@@ -44,6 +46,22 @@ class ListedKey:
     last_used_at: datetime | None
     shown_as: str
     state: str
+    successor: str | None = None
+    successor_id: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is revoked or has expired, so that it can't be used again."""
+        return self.state in {"revoked", "expired"}
+
+
+def shown_key(environment: str, end: str) -> str:
+    """Return a key as pages show it: its environment and its last characters."""
+    return f"pk_{environment}_…{end}"
+
+
+def _moment(when: timedelta | datetime | None, now: datetime) -> datetime | None:
+    return now + when if isinstance(when, timedelta) else when
 
 
 def create_key(
@@ -52,10 +70,14 @@ def create_key(
     consumer: str,
     environment: str,
     *,
-    expires: timedelta | None = None,
+    expires: timedelta | datetime | None = None,
     note: str = "",
 ) -> NewKey:
-    """Create an API key, of which only the digest is stored. Raises UnknownName."""
+    """Create an API key, of which only the digest is stored.
+
+    `expires` is a time from now or a moment; None: never. Raises UsageError and UnknownName.
+    """
+    require_length("the note of a key", note, MAX_NOTE)
     with audit.change(
         engine, actor, audit.Action.KEY_CREATED, consumer, environment=environment
     ) as (rows, detail):
@@ -75,7 +97,7 @@ def _add_key(
     consumer: str,
     environment: str,
     *,
-    expires: timedelta | None,
+    expires: timedelta | datetime | None,
     note: str,
 ) -> NewKey:
     now = datetime.now(UTC)
@@ -84,7 +106,7 @@ def _add_key(
         make_api_key(environment),
         consumer,
         environment,
-        now + expires if expires else None,
+        _moment(expires, now),
     )
     rows.add(
         ApiKeyRow,
@@ -103,39 +125,62 @@ def _add_key(
 
 
 def rotate_key(
-    engine: Engine, actor: str, key_id: str, grace: timedelta
+    engine: Engine, actor: str, key_id: str, until: timedelta | datetime
 ) -> tuple[NewKey, datetime]:
     """Create a key's successor; return it, and when the old key expires.
 
-    That is after the grace period, or when the old key would expire anyway. Raises UnknownName, and
-    PenstockError where the old key has ended.
+    `until` is a time from now or a moment; the old key never gets a longer life. Raises
+    UnknownName, and PenstockError where the old key has ended or was replaced already.
     """
     now = datetime.now(UTC)
     with audit.change(engine, actor, audit.Action.KEY_ROTATED, key_id) as (rows, detail):
-        old = _row(rows, key_id)
-        if old.revoked_at or (old.expires_at and old.expires_at <= now):
-            raise PenstockError(
-                f"key {key_id} has ended; create a new one with `penstock key create`"
-            )
+        old = require_key(rows, key_id)
+        _require_rotatable(rows, old, now)
         environment = rows.names_by_id(EnvironmentRow)[old.environment_id]
+        consumer = rows.names_by_id(ConsumerRow)[old.consumer_id]
         key = _add_key(
             rows,
             ConsumerPlace(old.environment_id, old.consumer_id),
-            rows.names_by_id(ConsumerRow)[old.consumer_id],
+            consumer,
             environment,
             expires=old.expires_at - old.created_at if old.expires_at else None,
             note=old.note,
         )
-        ends = min(now + grace, old.expires_at or now + grace)
-        rows.set(ApiKeyRow, {ApiKeyRow.id: key_id}, {ApiKeyRow.expires_at: ends})
-        detail.update(successor=key.id, environment=environment, ends=ends.isoformat())
+        latest = _moment(until, now) or now
+        ends = min(latest, old.expires_at or latest)
+        rows.set(
+            ApiKeyRow,
+            {ApiKeyRow.id: key_id},
+            {ApiKeyRow.expires_at: ends, ApiKeyRow.replaced_by: key.id},
+        )
+        detail.update(
+            consumer=consumer, successor=key.id, environment=environment, ends=ends.isoformat()
+        )
         return key, ends
+
+
+def _require_rotatable(rows: RowReader, key: ApiKeyRow, now: datetime) -> None:
+    """Raise PenstockError where a key has ended, or has a successor that is in use."""
+    if has_ended(key, now):
+        raise PenstockError(f"key {key.id} has ended; create a new one with `penstock key create`")
+    if key.replaced_by is None:
+        return
+    successor = rows.find(ApiKeyRow, {ApiKeyRow.id: key.replaced_by})
+    if successor is not None and not has_ended(successor, now):
+        raise PenstockError(
+            f"key {key.id} was replaced by {successor.id} already; rotate that one instead"
+        )
+
+
+def has_ended(key: ApiKeyRow, now: datetime) -> bool:
+    """Return whether a key is revoked or has expired."""
+    return bool(key.revoked_at or (key.expires_at and key.expires_at <= now))
 
 
 def revoke_key(engine: Engine, actor: str, key_id: str) -> None:
     """Revoke a key; a revoked one stays as it is. Raises UnknownName."""
     with audit.change(engine, actor, audit.Action.KEY_REVOKED, key_id) as (rows, _):
-        if not _row(rows, key_id).revoked_at:
+        if not require_key(rows, key_id).revoked_at:
             rows.set(ApiKeyRow, {ApiKeyRow.id: key_id}, {ApiKeyRow.revoked_at: datetime.now(UTC)})
 
 
@@ -143,7 +188,7 @@ def set_key_enabled(engine: Engine, actor: str, key_id: str, *, enabled: bool) -
     """Enable or disable a key. Raises UnknownName, and PenstockError where it is revoked."""
     action = audit.Action.KEY_ENABLED if enabled else audit.Action.KEY_DISABLED
     with audit.change(engine, actor, action, key_id) as (rows, _):
-        if _row(rows, key_id).revoked_at:
+        if require_key(rows, key_id).revoked_at:
             raise PenstockError(
                 f"key {key_id} is revoked, which is final; create a new one with `penstock key"
                 " create`"
@@ -151,15 +196,11 @@ def set_key_enabled(engine: Engine, actor: str, key_id: str, *, enabled: bool) -
         rows.set(ApiKeyRow, {ApiKeyRow.id: key_id}, {ApiKeyRow.enabled: enabled})
 
 
-def _row(rows: RowReader, key_id: str) -> ApiKeyRow:
+def require_key(rows: RowReader, key_id: str) -> ApiKeyRow:
+    """Return a key. Raises UnknownName."""
     row = rows.find(ApiKeyRow, {ApiKeyRow.id: key_id})
     if row is None:
-        raise UnknownName(
-            "key",
-            key_id,
-            (other.id for other in rows.all(ApiKeyRow)),
-            fix="`penstock key list` shows their ids",
-        )
+        raise UnknownName("key", key_id, fix="`penstock key list` shows their ids")
     return row
 
 
@@ -218,6 +259,13 @@ def list_keys(
     return [listed_key(row) for row in rows]
 
 
+def find_key(engine: Engine, key_id: str) -> ListedKey | None:
+    """Return a key by its id, or None."""
+    with reading(engine) as connection:
+        row = stored.get(connection, key_id)
+    return None if row is None else listed_key(row)
+
+
 def listed_key(row: stored.NamedKeyRow) -> ListedKey:
     """Return a key as operators see it."""
     if row.revoked_at:
@@ -236,6 +284,8 @@ def listed_key(row: stored.NamedKeyRow) -> ListedKey:
         created_at=row.created_at,
         expires_at=row.expires_at,
         last_used_at=row.last_used_at,
-        shown_as=f"pk_{row.environment}_…{row.last_four}",
+        shown_as=shown_key(row.environment, row.last_four),
         state=state,
+        successor=shown_key(row.environment, row.successor_end) if row.successor_end else None,
+        successor_id=row.replaced_by,
     )

@@ -18,6 +18,8 @@ from penstock.access.lookup import (
     environment_row,
 )
 from penstock.access.pipelines import Offered, among, in_order, meant_by, stored_in
+from penstock.access.seen import require_seen
+from penstock.access.texts import MAX_DESCRIPTION, require_length
 from penstock.audit.approvals import ApprovalRequired, Kind, gate, is_applying
 from penstock.db import consumers as stored
 from penstock.db.api_keys import KeyFilter, list_keys
@@ -81,6 +83,7 @@ def create_consumer(engine: Engine, actor: str, name: str, description: str = ""
             f"{name!r} can't name a consumer; use letters, digits, dots, dashes and underscores, 64"
             " at most"
         )
+    require_length("the description of a consumer", description, MAX_DESCRIPTION)
     with audit.change(engine, actor, audit.Action.CONSUMER_CREATED, name) as (rows, detail):
         if rows.find(ConsumerRow, {ConsumerRow.name: name}):
             raise AlreadyExists("consumer", name)
@@ -94,6 +97,22 @@ def create_consumer(engine: Engine, actor: str, name: str, description: str = ""
             },
         )
         detail["description"] = description
+
+
+def describe_consumer(
+    engine: Engine, actor: str, name: str, description: str, *, seen: str | None = None
+) -> None:
+    """Replace the description of a consumer.
+
+    `seen` is the `state_token` of the description that its author saw; None: none was seen. Raises
+    UsageError, UnknownName, and Outdated where another user replaced it meanwhile.
+    """
+    require_length("the description of a consumer", description, MAX_DESCRIPTION)
+    with audit.change(engine, actor, audit.Action.CONSUMER_DESCRIBED, name) as (rows, detail):
+        row = consumer_row(rows, name)
+        require_seen(seen, row.description, f"the description of {name}")
+        rows.set(ConsumerRow, {ConsumerRow.id: row.id}, {ConsumerRow.description: description})
+        detail.update(before=row.description, description=description)
 
 
 def set_consumer_enabled(engine: Engine, actor: str, name: str, *, enabled: bool) -> None:

@@ -72,6 +72,16 @@ def consumer_show(context: Context, name: str, form: str) -> None:
     )
 
 
+@consumer.command("describe")
+@click.argument("name")
+@click.argument("description")
+@pass_context
+def consumer_describe(context: Context, name: str, description: str) -> None:
+    """Replace the description of a consumer."""
+    consumers.describe_consumer(context.engine, context.actor, name, description)
+    click.echo(f"description of consumer {name} changed")
+
+
 @consumer.command("disable")
 @click.argument("name")
 @pass_context

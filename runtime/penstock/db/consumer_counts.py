@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -79,12 +79,15 @@ class UsageFilter:
     since: int | None = None
     until: int | None = None
     search: str = ""
+    environments: Collection[int] | None = None
 
     def conditions(self) -> list[sa.ColumnElement[bool]]:
         """Return the conditions of a query that joins consumers."""
         conditions: list[sa.ColumnElement[bool]] = []
         if self.environment_id is not None:
             conditions.append(ROW.environment_id == self.environment_id)
+        if self.environments is not None:
+            conditions.append(ROW.environment_id.in_(self.environments))
         if self.consumer_id is not None:
             conditions.append(ROW.consumer_id == self.consumer_id)
         if self.key_id is not None:

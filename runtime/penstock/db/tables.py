@@ -177,9 +177,11 @@ class ApiKeyRow(ConsumerScopedRow, table="api_keys"):
     revoked_at: Col[datetime | None] = column(Moment, nullable=True)
     last_used_at: Col[datetime | None] = column(Moment, nullable=True)
     revision: Col[int] = _revision()
+    replaced_by: Col[str | None] = column(String(32), nullable=True)  # the id of its successor
     indexes = (
         Index("ix_api_keys_created_at", "created_at", "id"),
         Index("ix_api_keys_last_four", "last_four"),
+        Index("ix_api_keys_expires_at", "expires_at"),
     )
 
 
@@ -333,7 +335,10 @@ class AuditEventRow(Row, table="audit_events"):
     environment: Col[str | None] = column(String(31), nullable=True)
     subject: Col[str] = column(String(255))
     detail: Col[Any] = column(JSON)
-    indexes = (Index("ix_audit_events_at", "at"),)
+    indexes = (
+        Index("ix_audit_events_at", "at"),
+        Index("ix_audit_events_subject", "subject", "id"),
+    )
 
 
 class PendingChangeRow(EnvironmentScopedRow, table="pending_changes"):
