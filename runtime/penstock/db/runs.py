@@ -27,7 +27,8 @@ _INSERT_DETAIL = (
     "INSERT INTO run_details (run_id, steps, bodies, failure) VALUES (?, ?, ?, ?) ON CONFLICT DO"
     " NOTHING"
 )
-_IDS = tuple(COLUMNS.index(item.name) for item in (RunRow.id, RunRow.parent, RunRow.redelivers))
+# Of columns that have ids too; the first column is the run's own.
+_OTHER_IDS = tuple(COLUMNS.index(item.name) for item in (RunRow.parent, RunRow.redelivers))
 
 RunValues = tuple[Any, ...]  # in the order of `COLUMNS`
 DetailValues = tuple[str, bytes | None, bytes | None, bytes | None]
@@ -76,8 +77,8 @@ def _id_bytes(run: str) -> bytes:
 
 
 def _with_id_bytes(row: RunValues) -> RunValues:
-    values = list(row)
-    for index in _IDS:
+    values = [_id_bytes(row[0]), *row[1:]]
+    for index in _OTHER_IDS:
         if values[index] is not None:
             values[index] = _id_bytes(values[index])
     return tuple(values)

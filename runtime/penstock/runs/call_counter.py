@@ -9,12 +9,13 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from penstock import metrics
 from penstock.contracts.call import ANONYMOUS, Caller
 from penstock.contracts.outcomes import RUN, class_of
+from penstock.contracts.run_status import status_of
 from penstock.db import call_counts, consumer_counts
 from penstock.db.call_counts import CallCount
 from penstock.db.consumer_counts import NOT_KNOWN, CountKey
@@ -31,21 +32,20 @@ MAX_COUNTED = 20_000  # counts by consumer that wait; then they are written at o
 class _Count:
     """Number, duration and histogram of calls or of runs."""
 
-    __slots__ = ("bounds", "buckets", "calls", "changed", "micros")
+    __slots__ = ("buckets", "calls", "changed", "micros")
 
-    def __init__(self, bounds: Sequence[float]) -> None:
+    def __init__(self, buckets: int) -> None:
         self.calls = 0
         self.micros = 0
-        self.bounds = bounds
-        self.buckets = [0] * (len(bounds) + 1)
+        self.buckets = [0] * buckets
         self.changed = True
 
-    def add(self, micros: int | None) -> None:
-        self.calls += 1
+    def add(self, calls: int, micros: int, buckets: Sequence[int]) -> None:
+        self.calls += calls
         self.changed = True
-        if micros is not None:
-            self.micros += micros
-            self.buckets[bisect_left(self.bounds, micros / 1e6)] += 1
+        self.micros += micros
+        for index, number in enumerate(buckets):
+            self.buckets[index] += number
 
 
 class CallCounter:
@@ -69,35 +69,66 @@ class CallCounter:
         """Count a call that has no duration, with the next `write`."""
         self._queued.append((pipeline, outcome, caller))
 
-    def add(
-        self, pipeline: str, outcome: str, micros: int | None, caller: Caller = ANONYMOUS
-    ) -> None:
-        """Count a call that ended; `micros` is its duration in microseconds."""
-        self._count(pipeline, outcome, micros)
-        key = CountKey(
-            int(time.time()) // consumer_counts.HOUR * consumer_counts.HOUR,
-            caller.consumer_id or NOT_KNOWN,
-            caller.key_id or "",
-            pipeline,
-            class_of(outcome),
-        )
-        self._by_consumer[key] = self._by_consumer.get(key, 0) + 1
+    def add(self, records: Iterable[Record]) -> None:
+        """Count what records are of: calls, or runs within others or by an operator.
 
-    def add_record(self, record: Record) -> None:
-        """Count what a record is of: a call, or a run within another or by an operator."""
-        pipeline, status, micros = record.pipeline.id, record.status.value, record.micros
-        if record.parent is None and record.redelivers is None:
-            self.add(pipeline, status, micros, record.caller)
-        else:
-            self.add_run(pipeline, status, micros)
+        Records are grouped first: one alone would take longer to count than to write.
+        """
+        groups: dict[tuple[str, int, str | None, bool, int | None, str | None], list[int]] = {}
+        for record in records:
+            caller = record.caller
+            group = (
+                record.pipeline.id,
+                record.http_status,
+                record.problem,
+                record.parent is None and record.redelivers is None,
+                caller.consumer_id,
+                caller.key_id,
+            )
+            durations = groups.get(group)
+            if durations is None:
+                groups[group] = [record.micros]
+            else:
+                durations.append(record.micros)
+        for (pipeline, status, problem, called, consumer, key), durations in groups.items():
+            outcome = status_of(status, problem).value
+            if called:
+                self._count(pipeline, outcome, len(durations), durations)
+                self._count_caller(pipeline, outcome, consumer, key, len(durations))
+            else:
+                self._count(pipeline, RUN + outcome, len(durations), durations)
 
     def add_run(self, pipeline: str, status: str, micros: int | None) -> None:
         """Count a run that no call waited for; `micros` is its duration in microseconds."""
-        self._count(pipeline, RUN + status, micros)
+        self._count(pipeline, RUN + status, 1, () if micros is None else (micros,))
 
-    def _count(self, pipeline: str, outcome: str, micros: int | None) -> None:
-        _count(self._minutes, (_minute(), pipeline, outcome), outcome).add(micros)
-        _count(self._unreported, (pipeline, outcome), outcome).add(micros)
+    def _count(self, pipeline: str, outcome: str, calls: int, durations: Sequence[int]) -> None:
+        of_run = outcome.startswith(RUN)
+        bounds = metrics.RUN_BUCKETS_S if of_run else metrics.LATENCY_BUCKETS_S
+        buckets = [0] * (len(bounds) + 1)
+        for micros in durations:
+            buckets[bisect_left(bounds, micros / 1e6)] += 1
+        total = sum(durations)
+        _counted(self._minutes, (_minute(), pipeline, outcome), buckets).add(calls, total, buckets)
+        _counted(self._unreported, (pipeline, outcome), buckets).add(calls, total, buckets)
+
+    def _count_caller(
+        self, pipeline: str, outcome: str, consumer: int | None, key: str | None, calls: int
+    ) -> None:
+        hour = int(time.time()) // consumer_counts.HOUR * consumer_counts.HOUR
+        count = CountKey(hour, consumer or NOT_KNOWN, key or "", pipeline, class_of(outcome))
+        self._by_consumer[count] = self._by_consumer.get(count, 0) + calls
+
+    def _count_queued(self) -> None:
+        """Count the calls that have no run of their own."""
+        groups: dict[tuple[str, str, int | None, str | None], int] = {}
+        for _ in range(len(self._queued)):
+            pipeline, outcome, caller = self._queued.popleft()
+            group = (pipeline, outcome, caller.consumer_id, caller.key_id)
+            groups[group] = groups.get(group, 0) + 1
+        for (pipeline, outcome, consumer, key), calls in groups.items():
+            self._count(pipeline, outcome, calls, ())
+            self._count_caller(pipeline, outcome, consumer, key, calls)
 
     def report(self) -> None:
         """Add the counts since the last report to this process's metrics."""
@@ -116,9 +147,7 @@ class CallCounter:
 
         Raises DatabaseUnavailable; `write` again later then.
         """
-        for _ in range(len(self._queued)):
-            pipeline, outcome, caller = self._queued.popleft()
-            self.add(pipeline, outcome, None, caller)
+        self._count_queued()
         changed = [(key, count) for key, count in self._minutes.items() if count.changed]
         if changed:
             call_counts.write(self._engine, [self._row(*key, count) for key, count in changed])
@@ -150,12 +179,10 @@ class CallCounter:
         )
 
 
-def _count(counts: dict[Key, _Count], key: Key, outcome: str) -> _Count:
+def _counted(counts: dict[Key, _Count], key: Key, buckets: Sequence[int]) -> _Count:
     count = counts.get(key)
     if count is None:
-        of_run = outcome.startswith(RUN)
-        bounds = metrics.RUN_BUCKETS_S if of_run else metrics.LATENCY_BUCKETS_S
-        count = counts[key] = _Count(bounds)
+        count = counts[key] = _Count(len(buckets))
     return count
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from penstock.access.encryption import SecretBox
 from penstock.contracts import sanitize
 from penstock.contracts.masks import shortened
 from penstock.contracts.pipeline import Pipeline
-from penstock.contracts.run_status import FIRST_ERROR_STATUS
+from penstock.contracts.run_status import FIRST_ERROR_STATUS, status_of
 from penstock.db import durable_runs
 from penstock.db import runs as stored
 from penstock.runs.failures import Clean, cleaned
@@ -27,6 +28,16 @@ def fit_column(text: str | None, max_length: int) -> str | None:
     if text is None or len(text) <= max_length:
         return None if text is None else sanitize.clean_text(text)[:max_length]
     return sanitize.clean_text(shortened(text.replace("\0", ""), max_length))
+
+
+# Names that come again with every call of a pipeline.
+_fit_name = lru_cache(1024)(fit_column)
+
+
+@lru_cache(1024)
+def _status(http_status: int, problem: str | None) -> str:
+    """Return a status as the plain text that drivers of databases take without conversion."""
+    return status_of(http_status, problem).value
 
 
 def bodies_are_recorded(
@@ -68,12 +79,12 @@ class RecordRows:
             record.run,
             self._environment_id,
             record.pipeline.id,
-            fit_column(record.pipeline.version, 64),
-            fit_column(record.route, 255),
+            _fit_name(record.pipeline.version, 64),
+            _fit_name(record.route, 255),
             False,
             caller.consumer_id,
             fit_column(caller.subject, 255),
-            record.status.value,
+            _status(record.http_status, record.problem),
             record.http_status,
             record.micros,
             None,

@@ -259,8 +259,7 @@ class Recorder:
             for record in batch:
                 self._write_alone(lambda item: self._store_records([item]), record, record.run)
         self._records.remove(batch)
-        for record in batch:
-            self._counter.add_record(record)
+        self._counter.add(batch)
         return len(batch)
 
     def _store_records(self, batch: Sequence[Record]) -> None:
