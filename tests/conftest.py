@@ -14,10 +14,15 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 from support.place import Place, Server, upgrade
 from support.services import PgBouncer, Postgres, Redis, initdb
-from support.shared_work import share_compiled_statements, share_trusted_certificates
+from support.shared_work import (
+    hash_passwords_quickly,
+    share_compiled_statements,
+    share_trusted_certificates,
+)
 
 share_compiled_statements()
 share_trusted_certificates()
+hash_passwords_quickly()
 CI = os.environ.get("CI") == "true"
 
 

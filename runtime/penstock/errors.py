@@ -228,7 +228,17 @@ class UnknownName(UsageError):
 
 
 class Outdated(PenstockError):
-    """What a change was based on has changed meanwhile."""
+    """What a change was based on has changed meanwhile.
+
+    `saved` are names and values as they are now, and `token` the token of these (`access.seen`).
+    """
+
+    def __init__(
+        self, text: str, *, token: str = "", saved: Iterable[tuple[str, str]] = ()
+    ) -> None:
+        super().__init__(text)
+        self.token = token
+        self.saved = tuple(saved)
 
 
 class AlreadyExists(PenstockError):

@@ -62,7 +62,7 @@ def test_a_viewer_sees_no_buttons_and_what_is_sent_changes_nothing(
             "allowed": "yes",
         },
         "/e/test/settings/variables/region/unset": {},
-        "/e/test/settings/secrets/new": {"name": "a", "value": "b"},
+        "/e/test/settings/secrets/new": {"name": "a", "secret": "b"},
         "/e/test/settings/fields/add": {"fields": "a"},
         "/e/test/settings/callbacks/new": {
             "consumer": "acme",
@@ -135,7 +135,7 @@ def test_nothing_that_was_typed_becomes_markup(
             ("/e/test/limits/new", ("consumer", "rate", "by", "pipeline")),
             ("/e/test/limits/networks/new", ("consumer", "networks", "allowed")),
             ("/e/test/settings/variables/new", ("name", "value")),
-            ("/e/test/settings/secrets/new", ("name", "value", "days", "pipelines")),
+            ("/e/test/settings/secrets/new", ("name", "secret", "days", "pipelines")),
             ("/e/test/settings/callbacks/new", ("consumer", "url")),
         )
     ]

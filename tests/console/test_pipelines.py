@@ -1,364 +1,170 @@
-"""Pipelines: filtered, sorted and compared by environment; the gate in words, consumers, figures,
-and a call to try."""
+"""The list of pipelines: environments side by side, filtered, sorted, and paged by key."""
 
 from __future__ import annotations
 
 import re
-import shlex
-import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
-from support.console import EVIL, ConsoleApp
-from support.place import Place
+import pytest
+from support.console import EVIL, ConsoleApp, ConsoleClient, next_page, words_of
+from support.deployments import Process
+from support.pipelines import (
+    PLUGIN,
+    cells,
+    console_of,
+    count_calls,
+    counted_queries,
+    ids,
+    write_counts,
+)
 
-from penstock.db import call_counts, runs
-from penstock.runs.ids import first_id
+from penstock.console import pipelines as pages
 
 Make = Callable[..., ConsoleApp]
-
-PLUGIN = f'''
-from dataclasses import dataclass
+NAMES = ("test", "prod", "lab")
+MANY = """
 from penstock import Call, HttpTrigger, Pipeline, hookimpl
 
-@dataclass
-class Line:
-    sku: str
-    pieces: int = 1
-
-@dataclass
-class Order:
-    customer: str
-    lines: list[Line]
-    note: str = ""
-
-orders = Pipeline("orders", version="1.2.0", summary={EVIL!r}, trigger=HttpTrigger(api_key=True, jwt=True, scopes={{"orders:write"}}))
-
-@orders.post("/{{order_id}}/lines")
-def add(call: Call, order_id: int, order: Order, *, dry: bool = False) -> Order:
-    """Add lines to an order."""
-    return order
-
-@orders.get("/")
-def show(call: Call) -> Order: return Order("a", [])
-
-def simple(name, **toggles):
-    pipeline = Pipeline(name, version="2.0.1", trigger=HttpTrigger(**toggles))
-    @pipeline.get("/")
-    def show(call: Call): return {{}}
+def simple(number):
+    pipeline = Pipeline(f"x{number:03}", version="1.0.0", trigger=HttpTrigger(api_key=True, jwt=True))
+    pipeline.get("/")(lambda call: None)
     return pipeline
 
 @hookimpl
-def penstock_pipelines():
-    return [orders, simple("status", api_key=True), simple("free"), simple("inner", external=False, internal=True, api_key=True),
-            simple("hook", signature="github"), Pipeline("empty", version="1.0.0", trigger=HttpTrigger(api_key=True, jwt=True))]
-'''  # noqa: E501  text as it is
+def penstock_pipelines(): return [simple(number) for number in range(NUMBER)]
+"""  # noqa: E501  text as it is
 
 
-def count_calls(
-    place: Place, pipeline: str, calls: int, *, env: int = 1, hours_ago: float = 1
-) -> None:
-    since = int(time.time() - hours_ago * 3600) // 3600 * 3600
-    row: dict[str, object] = {
-        "environment_id": env,
-        "span": 3600,
-        "since": since,
-        "pipeline": pipeline,
-        "outcome": "succeeded",
-        "process": "p",
-    }
-    call_counts.write(
-        place.engine,
-        [
-            call_counts.CallCount(
-                **row, calls=calls, micros=calls * 900, buckets=[0, 0, 0, calls, *[0] * 11]
-            )
-        ],
-    )
-
-
-def table(text: str) -> dict[str, list[str]]:
-    """Return the cells of each row, without markup, by its pipeline."""
-    rows = re.findall(
-        r'<th scope="row"><a href="/-/console/pipelines/([^"]+)">(.*?)</tr>', text, re.DOTALL
-    )
-    return {
-        name: [words(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", rest, re.DOTALL)]
-        for name, rest in rows
-    }
-
-
-def words(markup: str) -> str:
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", markup)).strip()
-
-
-def card(text: str, env: str) -> str:
-    match = re.search(
-        rf'<section class="card" aria-labelledby="in-{env}">(.*?)</section>', text, re.DOTALL
-    )
-    assert match is not None
-    return words(match[1])
-
-
-def line(text: str) -> list[str]:
-    match = re.search(r'<code id="curl"[^>]*>(.*?)</code>', text, re.DOTALL)
-    assert match is not None
-    return shlex.split(
-        match[1]
-        .replace("&#34;", '"')
-        .replace("&#39;", "'")
-        .replace("&lt;", "<")
-        .replace("&gt;", ">")
-        .replace("&amp;", "&")
-    )
-
-
-def test_the_list_shows_environments_side_by_side(console_app: Make) -> None:
-    console = console_app(plugin=PLUGIN)
+@pytest.fixture(scope="module")
+def shop(upgraded_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleApp]:
+    """A console: processes of test and prod report, those of lab don't exist."""
+    console = console_of(upgraded_file, tmp_path_factory.mktemp("pipelines"), names=NAMES)
     place = console.place
     place.policy("any", "prod")
     place.enable("orders", "prod", enabled=False)
-    count_calls(place, "v1/orders", 1200)
+    Process.start(place, "prod", {"shop": PLUGIN})
+    for hours in (1, 5, 9):
+        count_calls(place, "v1/orders", 400, hours_ago=hours)
     count_calls(place, "v1/orders", 7, hours_ago=30)
     count_calls(place, "v2/status", 5, env=2)
-    shown = table(console.client("vic").text("/pipelines"))
-
-    assert list(shown) == [
-        f"v{major}/{name}"
-        for major, name in (
-            (1, "empty"),
-            (2, "free"),
-            (2, "hook"),
-            (2, "inner"),
-            (1, "orders"),
-            (2, "status"),
-        )
-    ]
-    assert shown["v1/orders"] == [
-        "api_key jwt",
-        "disabled any",
-        "0",
-        "served jwt-api-key",
-        "1 200",
-    ]
-    assert shown["v2/status"] == [
-        "api_key",
-        "served any",
-        "5",
-        "blocked jwt-api-key set jwt=True on its HttpTrigger",
-        "0",
-    ]
-    assert shown["v2/inner"][1] == "served api-key, internal"
-    assert shown["v2/hook"][0] == "github_signature"
-    assert shown["v1/empty"][1].startswith("blocked any put one on a route")
+    count_calls(place, "v2/status", 15, "failed", env=2)
+    count_calls(place, "v2/status", 30, "invalid-api-key", env=2)
+    yield console
+    console.app.host.stop()
 
 
-def test_the_list_is_filtered_sorted_and_paged_by_key(console_app: Make) -> None:
-    many = "return [*(simple(f'x{n:02}', api_key=True, jwt=True) for n in range(60)), orders,"
-    console = console_app(plugin=PLUGIN.replace("return [orders,", many))
-    count_calls(console.place, "v2/x58", 9)
-    count_calls(console.place, "v2/x03", 90)
-    vic = console.client("vic")
+@pytest.fixture
+def vic(shop: ConsoleApp) -> ConsoleClient:
+    return shop.client("vic")
 
-    first = vic.text("/pipelines", find="x")
-    onward = re.search(r'href="([^"]+)" rel="next"', first)
-    assert onward is not None
-    second = vic.text(onward[1].replace("&amp;", "&").removeprefix("/-/console"))
-    assert [*table(first), *table(second)] == [f"v2/x{number:02}" for number in range(60)]
-    assert list(table(vic.text("/pipelines", sort="calls")))[:3] == ["v2/x03", "v2/x58", "v1/empty"]
-    assert list(table(vic.text("/pipelines", sort="state")))[:3] == [
-        "v1/empty",
-        "v2/free",
-        "v2/hook",
-    ]
-    assert list(table(vic.text("/pipelines", state="blocked"))) == [
-        "v1/empty",
-        "v2/free",
-        "v2/hook",
-        "v2/status",
-    ]
-    assert list(table(vic.text("/pipelines", find="X0", state="served"))) == [
-        f"v2/x0{number}" for number in range(10)
-    ]
+
+def test_a_cell_has_the_state_in_words_the_calls_and_the_share_that_failed(
+    vic: ConsoleClient,
+) -> None:
+    text = vic.text("/pipelines")
+    shown = cells(text)
+
+    assert list(shown)[:3] == ["v1/empty 1.0.0", "v2/free 2.0.1 open to anyone", "v2/hook 2.0.1"]
+    status = shown["v2/status 2.0.1"]
+    assert status["prod"].startswith("served 30 % failed external, policy any: served")
+    assert "requires api_key 50 calls in 24 hours, 15 failed, 30 rejected" in status["prod"]
+    assert status["test"].startswith("blocked no calls external, policy jwt-api-key: blocked")
+    assert "requires jwt=True, which is off. Fix: set jwt=True" in status["test"]
+    assert status["lab"].startswith("would be blocked no calls external, policy jwt-api-key")
+    assert 'aria-label="50 calls in 24 hours"' in text
+    assert shown["v2/inner 2.0.1"]["prod"].startswith("served no calls internal, policy api-key")
+
+
+def test_the_majors_of_a_name_are_rows_of_their_own(vic: ConsoleClient) -> None:
+    text = vic.text("/pipelines", find="orders")
+    shown = cells(text)
+
+    assert shown["v1/orders 1.2.0"]["prod"].startswith("disabled no calls")
+    assert shown["v2/orders 2.0.1"]["prod"].startswith("served no calls")
+    assert "1 200 calls in 24 hours" in shown["v1/orders 1.2.0"]["test"]
+    assert "0 calls in 24 hours" in shown["v2/orders 2.0.1"]["test"]
+
+
+def test_the_heading_and_the_columns_count(vic: ConsoleClient) -> None:
+    whole, part = words_of(vic.text("/pipelines")), words_of(vic.text("/pipelines", find="orders"))
+
+    assert whole.startswith("Pipelines 8 ")
+    assert part.startswith("Pipelines 2 of 8 ")
+    assert "prod 5 served, 2 blocked" in whole
+    assert "lab no process reports; 3 would be served, 5 would be blocked" in whole
+    assert "test" not in cells(vic.text("/pipelines", env="prod"))["v2/status 2.0.1"]
+
+
+def test_filters_have_the_words_of_the_badges(vic: ConsoleClient) -> None:
+    def found(**query: str) -> list[str]:
+        return ids(vic.text("/pipelines", **query))
+
+    text = words_of(vic.text("/pipelines"))
+
+    assert "State: blocked 5 State: disabled 1 State: served 6" in text
+    assert found(state="disabled") == ["v1/orders"]
+    assert found(state="blocked", env="prod") == ["v1/empty", "v1/jobs"]
+    assert found(show="open") == ["v2/free"]
+    assert found(show="open", env="test") == []
+    assert found(show="differs", find="ORDERS") == ["v1/orders"]
+    assert "Remove filter State: disabled" in words_of(vic.text("/pipelines", state="disabled"))
     assert "No pipelines match." in vic.text("/pipelines", find=EVIL)
-    assert "<script>window" not in vic.text(
-        "/pipelines", find=EVIL, state=EVIL, sort=EVIL, after=EVIL
-    )
-
-
-def test_a_page_describes_gates_with_faults_and_fixes(console_app: Make) -> None:
-    console = console_app(plugin=PLUGIN)
-    console.place.policy("any", "prod")
-    vic = console.client("vic")
-
-    orders = vic.text("/pipelines/v1/orders")
-    assert (
-        "A call needs an API key of an associated consumer and a token with scope orders:write."
-        in card(orders, "test")
-    )
-    status = vic.text("/pipelines/v2/status")
-    assert "A call needs an API key of an associated consumer." in card(status, "prod")
-    assert "No call is accepted: the pipeline is blocked." in card(status, "test")
-    assert "requires jwt=True, which is off. Fix: set jwt=True on its HttpTrigger." in card(
-        status, "test"
-    )
-    free = card(vic.text("/pipelines/v2/free"), "prod")
-    assert "A call needs no credentials: anyone may call." in free
-    assert "warning open to anyone" in free
-    assert "A call needs a signature of an associated consumer." in card(
-        vic.text("/pipelines/v2/hook"), "prod"
-    )
-    assert "served internal policy api-key" in card(vic.text("/pipelines/v2/inner"), "test")
-    assert "the declaration has a fault" in vic.text("/pipelines/v1/empty")
-    assert "<script>window" not in orders
-    assert "&lt;script&gt;window" in orders
-    lost = vic.get("/pipelines/v1/order")
-    assert (lost.status_code, "did you mean “v1/orders”?" in lost.text) == (404, True)
-
-
-def test_the_page_shows_consumers_newest_runs_and_figures_of_one_environment(
-    console_app: Make,
-) -> None:
-    console = console_app(plugin=PLUGIN)
-    place = console.place
-    for number in range(33):
-        place.consumer(f"c{number:02}", "orders")
-    place.consumer("other", "status")
-    place.consumer("gone", "orders")
-    place.dissociate("gone", "orders")
-    rest = (None, "failed", 500, 12_000, *[None] * 8)
-    records = [
-        (
-            f"{first_id(time.time() - 9)[:18]}-8000-{number:012x}",
-            env,
-            pipeline,
-            "1.2.0",
-            "GET /",
-            False,
-            1,
-            *rest,
-        )
-        for number, (env, pipeline) in enumerate(
-            [(1, "v1/orders"), (2, "v1/orders"), (1, "v2/status")]
-        )
-    ]
-    runs.record(place.engine, records, [])
-    count_calls(place, "v1/orders", 40, hours_ago=2)
-    vic = console.client("vic")
-
-    text = vic.text("/pipelines/v1/orders", env="test")
-    onward = re.search(r'href="([^"]+)" rel="next"', text)
-    assert onward is not None
-    second = vic.text(onward[1].replace("&amp;", "&").removeprefix("/-/console"))
-    assert 'Consumers with access <small class="quiet">33</small>' in text
-    names = re.findall(r'href="/-/console/consumers/([^"]+)"', text) + re.findall(
-        r'href="/-/console/consumers/([^"]+)"', second
-    )
-    assert names == [f"c{number:02}" for number in range(33)]
-    assert [
-        re.sub(r"\s+", " ", run)
-        for run in re.findall(r'/console/e/test/runs/([0-9a-f-]+)" title', text)
-    ] == [records[0][0]]
-    assert "12 ms" in text
-    points: Any = vic.get("/pipelines/v1/orders/points", env="test", span="day").json()
-    assert sum(points["calls"][1]) == 40
-    assert (
-        sum(vic.get("/pipelines/v2/status/points", env="test", span="day").json()["calls"][1]) == 0
-    )  # type: ignore[index]  # it is JSON
-    prod = vic.text("/pipelines/v1/orders", env="prod")
-    assert "No consumer has access in prod." in prod
-    assert records[1][0] in prod
-    assert "No runs in prod yet." in vic.text("/pipelines/v2/status", env="prod")
-
-
-def test_routes_show_their_schemas_and_a_call_to_try_is_a_curl_command(
-    console_app: Make,
-) -> None:
-    console = console_app(plugin=PLUGIN)
-    console.place.policy("any", "prod")
-    vic = console.client("vic")
-    text = vic.text("/pipelines/v1/orders", env="test")
-
-    shown = words(text)
-    assert "POST /v1/orders/{order_id}/lines Add lines to an order." in shown
-    assert "order_id path integer yes" in shown
-    assert "dry query boolean no" in shown
-    assert "&#34;sku&#34;" in text
-    assert line(text) == [
-        "curl", "-X", "POST", "http://localhost/v1/orders/{order_id}/lines", "-H",
-        "X-API-Key: $API_KEY", "-H", "Authorization: Bearer $TOKEN",
-        "-H", "Content-Type: application/json", "--data-binary",
-        '{"customer": "text", "lines": [{"sku": "text"}]}',
-    ]  # fmt: skip
-    asked = {
-        "env": "test",
-        "route": "POST /{order_id}/lines",
-        "base": "https://api.example/",
-        "in-order_id": "7/../x y",
-        "body": '{"it\'s": 1}',
-    }
-    assert line(vic.text("/pipelines/v1/orders", **asked))[3:] == [
-        "https://api.example/v1/orders/7%2F..%2Fx%20y/lines", "-H", "X-API-Key: $API_KEY", "-H",
-        "Authorization: Bearer $TOKEN",
-        "-H", "Content-Type: application/json", "--data-binary", "{\"it's\": 1}",
-    ]  # fmt: skip
-    assert (
-        "This command calls api.example.</strong> Send credentials only to hosts you trust."
-        in vic.text("/pipelines/v1/orders", **asked)
-    )
-    assert "This command calls" not in text
-    for odd in ("evil.example", "http://[", "//evil.example", "http://localhost@evil.example/"):
-        assert "Send credentials only to hosts you trust." in vic.text(
-            "/pipelines/v1/orders", env="test", base=odd
-        )
-    assert line(vic.text("/pipelines/v2/inner", env="test"))[1] == "http://INTERNAL/v2/inner/"
-    got = vic.text("/pipelines/v1/orders", env="test", route="GET /")
-    assert line(got)[:2] == ["curl", "http://localhost/v1/orders/"]
-    assert "--data-binary" not in line(got)
-    assert line(vic.text("/pipelines/v2/hook", env="prod"))[-2:] == [
-        "-H",
-        "X-Hub-Signature-256: $GITHUB_SIGNATURE",
-    ]
-    assert "This pipeline is not served in test, so it can&#39;t be called." in vic.text(
-        "/pipelines/v2/status", env="test"
-    )
     evil = vic.text(
-        "/pipelines/v1/orders",
-        env="test",
-        route=EVIL,
-        base=EVIL,
-        body=EVIL,
-        **{"in-order_id": EVIL},
+        "/pipelines", find=EVIL, state=EVIL, sort=EVIL, after=EVIL, view=EVIL, show=EVIL
     )
     assert "<script>window" not in evil
-    assert "<img" not in evil
 
 
-def test_an_operator_disables_and_enables_a_pipeline_and_a_viewer_does_not(
-    console_app: Make,
-) -> None:
-    console = console_app(plugin=PLUGIN)
-    oli, vic = console.client("oli"), console.client("vic")
-
-    assert oli.post("/pipelines/v1/orders/disable", environment="test").status_code == 303
-    text = oli.text("/pipelines/v1/orders")
-    assert "orders disabled in test." in text
-    assert "No call is accepted: an operator has disabled the pipeline. " in card(text, "test")
-    assert "served" in card(text, "prod")
-    assert not console.place.snapshot().pipeline("v1/orders").enabled
-    assert vic.post("/pipelines/v1/orders/enable", environment="test").status_code == 403
-    assert vic.post("/pipelines/v1/orders/disable", environment="prod").status_code == 403
-    assert not console.place.snapshot().pipeline("v1/orders").enabled
-    assert console.place.snapshot("prod").pipeline("v1/orders").enabled
-    assert "Enable pipeline" not in vic.text("/pipelines/v1/orders")
-    assert oli.post("/pipelines/v1/orders/enable", environment="test").status_code == 303
-    assert console.place.snapshot().pipeline("v1/orders").enabled
-    assert oli.post("/pipelines/v1/orders/disable", environment="tset").status_code == 404
-    assert oli.post("/pipelines/v1/nothing/disable", environment="test").status_code == 404
-    assert console.events()[:2] == [
-        ("oli", "pipeline:enabled", "test", "v1/orders"),
-        ("oli", "pipeline:disabled", "test", "v1/orders"),
+def test_rows_are_sorted_by_urgency_calls_or_failures(vic: ConsoleClient) -> None:
+    assert ids(vic.text("/pipelines", sort="calls"))[:2] == ["v1/orders", "v2/status"]
+    assert ids(vic.text("/pipelines", sort="failed"))[:2] == ["v2/status", "v1/empty"]
+    assert ids(vic.text("/pipelines", sort="state", env="prod"))[:3] == [
+        "v1/empty",
+        "v1/jobs",
+        "v1/orders",
     ]
+
+
+def test_the_list_has_a_row_an_environment_with_reasons_and_keeps_the_filters(
+    vic: ConsoleClient,
+) -> None:
+    matrix = vic.text("/pipelines", state="blocked", find="status")
+    listed = vic.text("/pipelines", state="blocked", find="status", view="list")
+    both = cells(vic.text("/pipelines", find="v1/orders", view="list"))
+
+    assert "/-/console/pipelines?state=blocked&amp;find=status&amp;view=list" in matrix
+    assert words_of(listed).count("requires jwt=True, which is off") == 2
+    assert '<input type="hidden" name="view" value="list">' in listed
+    assert "in prod" in vic.text("/pipelines", find="v1/orders", view="list")
+    assert next(iter(both.values()))["State"] == "served jwt-api-key"
+    assert "disabled any" in words_of(vic.text("/pipelines", find="v1/orders", view="list"))
+
+
+def test_pages_are_by_key_in_both_views(
+    vic: ConsoleClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "PER_PAGE", {"matrix": 3, "list": 3})
+
+    for view in ("matrix", "list"):
+        path, read = "/pipelines?view=" + view, list[str]()
+        while path:
+            text = vic.text(path)
+            read += dict.fromkeys(ids(text))
+            path = next_page(text) or ""
+        assert read == [
+            "v1/empty", "v2/free", "v2/hook", "v2/inner", "v1/jobs", "v1/orders", "v2/orders",
+            "v2/status",
+        ]  # fmt: skip
+
+
+def test_every_name_on_the_page_leads_to_the_page_of_its_environment(vic: ConsoleClient) -> None:
+    text = vic.text("/pipelines", find="status")
+
+    assert '<a href="/-/console/pipelines/v2/status">v2/status</a>' in text
+    link = re.search(r'href="([^"]+)" aria-label="v2/status in prod: served"', text)
+    assert link is not None
+    assert link[1] == "/-/console/pipelines/v2/status?env=prod"
 
 
 def test_without_pipelines_the_pages_name_the_next_step(console_app: Make) -> None:
@@ -371,3 +177,39 @@ def test_without_pipelines_the_pages_name_the_next_step(console_app: Make) -> No
         "/consumers/acme/pipelines"
     )
     assert "0 of 0 pipelines comply" in vic.text("/policies")
+
+
+def queries_of(console: ConsoleApp, path: str) -> int:
+    """Return how many queries a page makes once the process has read the access data."""
+    vic = console.client("vic")
+    vic.text(path)
+    engine = console.app.extensions["penstock-console"].engine
+    with counted_queries(engine) as queries:
+        vic.text(path)
+    return len(queries)
+
+
+def test_pages_make_as_many_queries_for_600_pipelines_as_for_5(
+    upgraded_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    paths = (
+        "/pipelines", "/pipelines?view=list", "/pipelines?sort=calls", "/pipelines/v1/x001",
+        "/pipelines/v1/x001/gate", "/pipelines/v1/x001/consumers", "/pipelines/v1/x001/history",
+    )  # fmt: skip
+    made = []
+    for number, calls in ((5, 10), (600, 70)):
+        folder = tmp_path_factory.mktemp(f"many-{number}")
+        console = console_of(upgraded_file, folder, MANY.replace("NUMBER", str(number)))
+        write_counts(
+            console.place,
+            [
+                (f"v1/x{index:03}", calls, "succeeded", 1, hours)
+                for index in range(number)
+                for hours in range(24)
+            ],
+        )
+        made.append({path: queries_of(console, path) for path in paths})
+        console.app.host.stop()
+
+    assert made[0] == made[1]
+    assert max(made[1].values()) <= 60

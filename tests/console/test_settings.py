@@ -103,7 +103,7 @@ class TestSettings:
     ) -> None:
         sent = {
             "name": "erp",
-            "value": VALUE.replace("\n", "\r\n"),
+            "secret": VALUE.replace("\n", "\r\n"),
             "days": "30",
             "pipelines": "orders, login",
         }
@@ -112,7 +112,7 @@ class TestSettings:
             oli.post("/e/test/settings/secrets/new", **{**sent, **more})
             for more in ({"name": "Bad"}, {"days": "soon"}, {"pipelines": "ordres"})
         ]
-        empty = oli.post("/e/test/settings/secrets/new", **{**sent, "value": ""})
+        empty = oli.post("/e/test/settings/secrets/new", **{**sent, "secret": ""})
         runtime.operate("variable", "list")  # reads the current snapshot
         pages = [
             oli.get(path).text
@@ -126,7 +126,7 @@ class TestSettings:
             ["name"],
             ["days"],
             ["pipelines"],
-            ["value"],
+            ["secret"],
         ]
         assert not any(
             "line two" in text for text in (page, *(response.text for response in wrong), *pages)

@@ -179,7 +179,7 @@ def test_a_password_changes_and_the_other_sessions_end(console_server: Start) ->
     console = console_server()
     vic, elsewhere = console.client("vic"), console.client("vic")
     new = "battery battery horse"
-    form = {"current": PASSWORD, "new": new, "again": new}
+    form = {"current": PASSWORD, "new_password": new, "again": new}
 
     assert (
         "This is not your password." in vic.post("/account/password", form | {"current": "x"}).text
@@ -189,7 +189,7 @@ def test_a_password_changes_and_the_other_sessions_end(console_server: Start) ->
     )
     assert (
         "at least 12 characters"
-        in vic.post("/account/password", form | {"new": "short", "again": "short"}).text
+        in vic.post("/account/password", form | {"new_password": "short", "again": "short"}).text
     )
     assert vic.post("/account/password", form).status_code == 303
     assert "Password changed." in vic.get("/account").text

@@ -421,7 +421,7 @@ def test_why_a_call_was_rejected(shop: Shop) -> None:
 def test_what_is_open_to_anyone(shop: Shop) -> None:
     steps = shop.steps()
     steps.menu("Pipelines")
-    steps.link("Open to anyone")
+    steps.link("Who may call what")
     rows = steps.page.get_by_role("region", name="Exposure of pipelines").locator("tbody tr")
     expect(rows).to_have_count(1)
     expect(steps.page.get_by_role("row", name="v1/notes external closed anyone")).to_be_visible()
@@ -472,7 +472,7 @@ def test_who_called_with_which_key(shop: Shop) -> None:
 
     steps = shop.steps()
     steps.menu("Pipelines")
-    steps.link("orders")
+    steps.link("v1/orders")
     steps.link("Who called v1/orders")
     tabs = steps.page.get_by_role("navigation", name="Usage by")
     steps.click(tabs.get_by_role("link", name=re.compile("^(by )?key", re.IGNORECASE)))

@@ -292,22 +292,27 @@ class ConsoleApp:
         ]
 
 
+def serve_console(place: Place, plugin: str) -> ConsoleApp:
+    """Return the console of a place in this process, with users of every role."""
+    place.plugin(f"app_{next(NUMBERS)}", plugin)  # a process imports a name once
+    create_users(place.engine)
+    environ = place.environ(PENSTOCK_CONSOLE="true")
+    settings = {name: value for name, value in environ.items() if name.startswith("PENSTOCK_")}
+    return ConsoleApp(place, create_app(Host(Settings.from_env(settings))))
+
+
 @pytest.fixture
 def console_app(sqlite_place: Place) -> Iterator[Callable[..., ConsoleApp]]:
     """Serve the console of a place in this process."""
-    apps: list[Penstock] = []
+    apps: list[ConsoleApp] = []
 
     def make(*, plugin: str = PLUGIN) -> ConsoleApp:
-        sqlite_place.plugin(f"app_{next(NUMBERS)}", plugin)  # a process imports a name once
-        create_users(sqlite_place.engine)
-        environ = sqlite_place.environ(PENSTOCK_CONSOLE="true")
-        settings = {name: value for name, value in environ.items() if name.startswith("PENSTOCK_")}
-        apps.append(create_app(Host(Settings.from_env(settings))))
-        return ConsoleApp(sqlite_place, apps[-1])
+        apps.append(serve_console(sqlite_place, plugin))
+        return apps[-1]
 
     yield make
-    for app in apps:
-        app.host.stop()
+    for console in apps:
+        console.app.host.stop()
 
 
 def words_of(html: str) -> str:

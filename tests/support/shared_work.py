@@ -1,8 +1,9 @@
 """Work that a test process does once, not in each test.
 
 Almost every test makes a database, and with it an engine whose cache of compiled statements is
-empty: that was a quarter of the CPU time of all tests. And each `httpx.get` reads all certificates
-that the machine trusts, which takes longer than most of the calls.
+empty: that was a quarter of the CPU time of all tests. Each `httpx.get` reads all certificates
+that the machine trusts, which takes longer than most of the calls. And a hash of a password takes a
+tenth of a second, as it has to.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from functools import cache
 from typing import Any
 
 import httpx._transports.default
+from argon2 import PasswordHasher
 from sqlalchemy.engine import Engine
+
+from penstock.access import passwords
 
 Key = tuple[Any, ...]
 
@@ -41,3 +45,8 @@ def share_trusted_certificates() -> None:
     """Give all clients of this process with the same options one TLS context."""
     default = httpx._transports.default  # noqa: SLF001  httpx has no hook for it
     default.create_ssl_context = cache(default.create_ssl_context)
+
+
+def hash_passwords_quickly() -> None:
+    """Let hashes of passwords cost little; those of commands and servers stay as they are."""
+    passwords._hasher = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1)  # noqa: SLF001  no setting may weaken it

@@ -200,7 +200,12 @@ def require_key(rows: RowReader, key_id: str) -> ApiKeyRow:
     """Return a key. Raises UnknownName."""
     row = rows.find(ApiKeyRow, {ApiKeyRow.id: key_id})
     if row is None:
-        raise UnknownName("key", key_id, fix="`penstock key list` shows their ids")
+        raise UnknownName(
+            "key",
+            key_id,
+            rows.near(ApiKeyRow.id, key_id),
+            fix="`penstock key list` shows their ids",
+        )
     return row
 
 

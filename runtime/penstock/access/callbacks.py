@@ -14,6 +14,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from penstock import audit
 from penstock.access.encryption import SecretBox
 from penstock.access.lookup import consumer_in, list_named_settings
+from penstock.access.seen import require_seen
 from penstock.db.consumer_settings import NamedCallbackTargetRow
 from penstock.db.engine import Engine
 from penstock.db.tables import CallbackTargetRow
@@ -77,7 +78,15 @@ def encode_secret(secret: bytes) -> str:
     return WEBHOOK_PREFIX + base64.b64encode(secret).decode()
 
 
-def allow_callbacks(
+@dataclass(frozen=True, slots=True)
+class AllowedCallbacks:
+    """The secret that signs callbacks, and whether another one is not valid any more."""
+
+    secret: str = field(repr=False)
+    replaced: bool
+
+
+def allow_callbacks(  # noqa: PLR0913  one argument a fact
     engine: Engine,
     actor: str,
     consumer: str,
@@ -86,10 +95,12 @@ def allow_callbacks(
     box: SecretBox,
     *,
     private: bool,
-) -> str:
+    seen: str | None = None,
+) -> AllowedCallbacks:
     """Allow callbacks of a consumer to a URL prefix, and return the new secret that signs them.
 
-    Raises UsageError and UnknownName.
+    A prefix that is allowed already gets another secret. `seen` is the token of what is replaced
+    (`access.seen`). Raises UsageError, UnknownName and Outdated.
     """
     try:
         parts = urlsplit(prefix)
@@ -113,9 +124,15 @@ def allow_callbacks(
         engine, actor, audit.Action.CALLBACK_ALLOWED, consumer, environment=environment
     ) as (rows, detail):
         place = consumer_in(rows, consumer, environment)
+        match = {**place.of(CallbackTargetRow), CallbackTargetRow.prefix: prefix}
+        row = rows.find(CallbackTargetRow, match)
+        current = row if row is not None and row.active else None
+        saved = [(prefix, "allowed; its signing secret is replaced" if current else "not allowed")]
+        state = current.revision if current is not None else None
+        require_seen(seen, state, f"the callback target {prefix}", saved)
         rows.put(
             CallbackTargetRow,
-            {**place.of(CallbackTargetRow), CallbackTargetRow.prefix: prefix},
+            match,
             {
                 CallbackTargetRow.private: private,
                 CallbackTargetRow.sealed: box.encrypt(secret),
@@ -123,7 +140,7 @@ def allow_callbacks(
             },
         )
         detail.update(prefix=prefix, private=private)
-    return encode_secret(secret)
+    return AllowedCallbacks(encode_secret(secret), replaced=current is not None)
 
 
 def remove_callbacks(

@@ -110,7 +110,8 @@ def describe_consumer(
     require_length("the description of a consumer", description, MAX_DESCRIPTION)
     with audit.change(engine, actor, audit.Action.CONSUMER_DESCRIBED, name) as (rows, detail):
         row = consumer_row(rows, name)
-        require_seen(seen, row.description, f"the description of {name}")
+        saved = [("Description", row.description or "none")]
+        require_seen(seen, row.description, f"the description of {name}", saved)
         rows.set(ConsumerRow, {ConsumerRow.id: row.id}, {ConsumerRow.description: description})
         detail.update(before=row.description, description=description)
 

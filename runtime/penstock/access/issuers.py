@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from penstock import audit
 from penstock.access.lookup import consumer_row, environment_row, in_environment
+from penstock.access.seen import require_seen
 from penstock.audit.approvals import Kind, gate
 from penstock.contracts.access import TrustedIssuer
 from penstock.contracts.jwks import KeySet, read_key_set
@@ -154,11 +155,18 @@ def check_trusted(trusted: TrustedIssuer, *, own: str) -> None:
 
 
 def trust_issuer(
-    engine: Engine, actor: str, environment: str, trusted: TrustedIssuer, *, own: str
-) -> None:
-    """Trust an outside issuer in an environment; its previous options are replaced.
+    engine: Engine,
+    actor: str,
+    environment: str,
+    trusted: TrustedIssuer,
+    *,
+    own: str,
+    seen: str | None = None,
+) -> bool:
+    """Trust an outside issuer in an environment; return whether previous options were replaced.
 
-    `own` is the issuer of Penstock's tokens. Raises UsageError and UnknownName.
+    `own` is the issuer of Penstock's tokens. `seen` is the token of the options that are replaced
+    (`access.seen`). Raises UsageError, UnknownName and Outdated.
     """
     check_trusted(trusted, own=own)
     with audit.change(
@@ -183,6 +191,10 @@ def trust_issuer(
             IssuerRow.environment_id: row.id,
             IssuerRow.issuer: trusted.issuer,
         }
+        stored = rows.find(IssuerRow, match)
+        current = stored if stored is not None and stored.active else None
+        state = _state_of(current, values)
+        require_seen(seen, state, f"the issuer {trusted.issuer}", _saved(current))
         gate(
             rows,
             detail,
@@ -190,16 +202,35 @@ def trust_issuer(
             Kind.ISSUER,
             trusted.issuer,
             request={column.key: value for column, value in values.items()},
-            state=_state_of(rows.find(IssuerRow, match), values),
+            state=state,
         )
         rows.put(IssuerRow, match, {**values, IssuerRow.active: True})
         detail.update({column.key: value for column, value in values.items()})
+    return current is not None
 
 
 def _state_of(row: IssuerRow | None, values: Values) -> object:
-    if row is None or not row.active:
-        return None
-    return {column.key: getattr(row, column.key) for column in values}
+    return None if row is None else {column.key: getattr(row, column.key) for column in values}
+
+
+def _saved(row: IssuerRow | None) -> list[tuple[str, str]]:
+    """Return the options of a trusted issuer as texts."""
+    if row is None:
+        return [("Issuer", "not trusted")]
+    return [
+        ("Audience", row.audience),
+        ("Signing keys", _keys(row)),
+        ("Consumer", _consumer(row)),
+        ("Claim that holds scopes", row.scope_claim),
+    ]
+
+
+def _keys(row: IssuerRow) -> str:
+    return f"{len(row.keys)} from a file" if row.keys else row.jwks_url or "by discovery"
+
+
+def _consumer(row: IssuerRow) -> str:
+    return row.consumer or _mapping(row.consumer_claim, row.consumers)
 
 
 def distrust_issuer(engine: Engine, actor: str, environment: str, issuer: str) -> None:
@@ -226,8 +257,8 @@ def list_issuers(engine: Engine, environment: str | None = None) -> list[ListedI
             environments[row.environment_id],
             row.issuer,
             row.audience,
-            f"{len(row.keys)} from a file" if row.keys else row.jwks_url or "by discovery",
-            row.consumer or _mapping(row.consumer_claim, row.consumers),
+            _keys(row),
+            _consumer(row),
             row.scope_claim,
         )
         for row in rows

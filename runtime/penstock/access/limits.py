@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from penstock import audit
@@ -14,16 +15,33 @@ from penstock.access.lookup import (
     list_named_settings,
 )
 from penstock.access.pipelines import Offered, in_order, meant_by, name_of, stored_in
+from penstock.access.seen import require_seen
 from penstock.audit.approvals import Kind, gate, is_applying
 from penstock.contracts.networks import network_of
 from penstock.contracts.rates import Rate, unused_beside
 from penstock.db.consumer_settings import NamedAddressRuleRow, NamedLimitRow
 from penstock.db.engine import Engine
 from penstock.db.tables import AddressRuleRow, LimitRow
-from penstock.db.unit_of_work import AccessChange
+from penstock.db.unit_of_work import AccessChange, RowReader
 from penstock.errors import UnknownName, UsageError
 
 BY = ("consumer", "key", "address")
+
+
+@dataclass(frozen=True, slots=True)
+class SetLimit:
+    """The pipelines that a limit was set for, by ID, and the rates that it replaced."""
+
+    pipelines: list[str]
+    replaced: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class SetNetworks:
+    """The networks as they are stored, and those that had the opposite rule before."""
+
+    networks: list[str]
+    replaced: list[str]
 
 
 def check_rate(rate: Rate) -> None:
@@ -36,7 +54,7 @@ def check_rate(rate: Rate) -> None:
         )
 
 
-def set_limit(
+def set_limit(  # noqa: PLR0913  one argument a fact
     engine: Engine,
     actor: str,
     consumer: str,
@@ -45,12 +63,14 @@ def set_limit(
     *,
     pipeline: str = "",
     offered: Offered = MappingProxyType({}),
-) -> list[str]:
-    """Set a rate limit of a consumer for pipelines, by name or id; return their ids.
+    seen: str | None = None,
+) -> SetLimit:
+    """Set a rate limit of a consumer for pipelines, by name or id.
 
     An empty `pipeline` is the limit of all pipelines together. A limit with the same window and
-    `by` is replaced; limits with other windows stay. Raises UnknownName, and UsageError, also where
-    one of the limits could never be reached.
+    `by` is replaced; limits with other windows stay. `seen` is the token of the limits that are
+    replaced (`access.seen`). Raises UnknownName, Outdated, and UsageError, also where one of the
+    limits could never be reached.
     """
     check_rate(rate)
     with audit.change(engine, actor, audit.Action.LIMIT_SET, consumer, environment=environment) as (
@@ -60,38 +80,34 @@ def set_limit(
         place = consumer_in(rows, consumer, environment)
         stored_ids = stored_in(rows, place.environment_id) if pipeline else ()
         identifiers = meant_by(pipeline, offered, stored_ids) if pipeline else []
-        _gate_raise(rows, detail, place, consumer, identifiers or [""], rate, pipeline)
+        replaced = _replaced(rows, place, identifiers or [""], rate)
+        state = [[row.pipeline, row.rate] for row in replaced]
+        saved = [(row.pipeline or "all pipelines", f"{row.rate} by {row.by}") for row in replaced]
+        require_seen(seen, state, f"the limit of {consumer}", saved or [("Limit", "none")])
+        if is_applying() or any(Rate.of(row.rate, row.by).count < rate.count for row in replaced):
+            request = {"rate": rate.text, "by": rate.by, "pipeline": pipeline}
+            where = environment_of(rows, place)
+            gate(rows, detail, where, Kind.LIMIT, consumer, request=request, state=state)
         for identifier in identifiers or [""]:
             _set_limit(rows, place, identifier, rate)
         detail.update(rate=rate.text, by=rate.by, pipelines=identifiers or None)
-    return identifiers
+        changed = in_order({row.rate for row in replaced if row.rate != rate.text})
+        if changed:
+            detail["before"] = ", ".join(changed)
+    return SetLimit(identifiers, changed)
 
 
-def _gate_raise(
-    rows: AccessChange,
-    detail: dict[str, object],
-    place: ConsumerPlace,
-    consumer: str,
-    identifiers: list[str],
-    rate: Rate,
-    pipeline: str,
-) -> None:
-    """Require a second approval where a limit is replaced by a higher one."""
+def _replaced(
+    rows: RowReader, place: ConsumerPlace, identifiers: Iterable[str], rate: Rate
+) -> list[LimitRow]:
+    """Return the limits that a rate replaces, by pipeline."""
+    active = rows.all(LimitRow, {**place.of(LimitRow), LimitRow.active: True})
     replaced = [
         row
-        for row in rows.all(LimitRow, {**place.of(LimitRow), LimitRow.active: True})
+        for row in active
         if row.pipeline in identifiers and (row.by, row.seconds) == (rate.by, rate.seconds)
     ]
-    if is_applying() or any(Rate.of(row.rate, row.by).count < rate.count for row in replaced):
-        gate(
-            rows,
-            detail,
-            environment_of(rows, place),
-            Kind.LIMIT,
-            consumer,
-            request={"rate": rate.text, "by": rate.by, "pipeline": pipeline},
-            state=sorted([row.pipeline, row.rate] for row in replaced),
-        )
+    return sorted(replaced, key=lambda row: row.pipeline)
 
 
 def _set_limit(rows: AccessChange, place: ConsumerPlace, pipeline: str, rate: Rate) -> None:
@@ -196,16 +212,25 @@ def set_networks(
     networks: Iterable[str],
     *,
     allowed: bool,
-) -> list[str]:
+    seen: str | None = None,
+) -> SetNetworks:
     """Allow a consumer's calls from some networks alone, or deny calls from them.
 
-    Return the networks as they are stored. Raises UsageError and UnknownName.
+    `seen` is the token of the opposite rules that are replaced (`access.seen`). Raises UsageError,
+    UnknownName and Outdated.
     """
     action = audit.Action.ADDRESSES_ALLOWED if allowed else audit.Action.ADDRESSES_DENIED
     with audit.change(engine, actor, action, consumer, environment=environment) as (rows, detail):
         place = consumer_in(rows, consumer, environment)
         match = place.of(AddressRuleRow)
         detail["networks"] = stored = check_networks(networks)
+        active = rows.all(AddressRuleRow, {**match, AddressRuleRow.active: True})
+        opposite = {row.network for row in active if row.allowed is not allowed}
+        replaced = sorted(opposite.intersection(stored))
+        saved = [(network, "denied" if allowed else "allowed") for network in replaced]
+        require_seen(
+            seen, replaced, f"the network rules of {consumer}", saved or [("Rules", "none")]
+        )
         _gate_networks(rows, detail, place, consumer, stored, allowed=allowed)
         for network in stored:
             rows.put(
@@ -213,7 +238,7 @@ def set_networks(
                 {**match, AddressRuleRow.network: network},
                 {AddressRuleRow.allowed: allowed, AddressRuleRow.active: True},
             )
-        return list(stored)
+        return SetNetworks(stored, replaced)
 
 
 def _gate_networks(

@@ -50,7 +50,7 @@ def _row(reader: RowReader, kind: type[Named], name: str, noun: str, command: st
         raise UnknownName(
             noun,
             name,
-            reader.names(kind),
+            reader.near(kind.name, name),
             fix=f"`penstock {command} create {name}` creates it",
         )
     return row

@@ -1,7 +1,8 @@
 """One environment's access data in memory, at a revision of the database.
 
 Why it exists: a gate must not query the database for each call. A process reads all access data of
-its environment once, a million keys included, and from then on what has changed.
+its environment once, a million keys included, and from then on what has changed. A command or a
+page, which answers no calls, leaves out the consumers that it does not ask about.
 
 Threads: one thread refreshes; all others read without a lock, so no call waits for a refresh. That
 is safe because each attribute is replaced by one assignment, and because removals are applied
@@ -24,7 +25,7 @@ a process without a database stops serving instead of serving revoked keys.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 
 from penstock.access.apply_changes import apply, apply_keys
@@ -50,11 +51,21 @@ class HistoryChanged(DatabaseUnavailable):
 class Snapshot(AccessView):
     """A view of access data that follows the database. Only one thread may refresh it."""
 
-    def __init__(self, environment: str, box: SecretBox, *, forgiving: bool = False) -> None:
+    def __init__(
+        self,
+        environment: str,
+        box: SecretBox,
+        *,
+        forgiving: bool = False,
+        consumers: Collection[str] | None = None,
+    ) -> None:
         """Create a snapshot of an environment by its name; nothing is read yet.
 
         With `forgiving`, the first refresh too treats values encrypted with another key as damage.
+        `consumers` are the names of those whose data is read; None: all. The others can't call by
+        this snapshot, so it is for questions about pipelines, or about single calls.
         """
+        self._only = consumers
         self._parser = RowParser(box, forgiving=forgiving)
         self.checked_at = float("-inf")
         self.broken: str | None = None
@@ -132,7 +143,9 @@ class Snapshot(AccessView):
                 return False
             require_no_restore(connection)
             environment, changes = self._read(connection)
-            keys: Iterable[KeyValues] = keys_since(connection, environment.id, self.revision)
+            keys: Iterable[KeyValues] = keys_since(
+                connection, environment.id, self.revision, self._only
+            )
             if first:  # a million must not be in memory at once, and no call reads them yet
                 apply_keys(self, self._parser, keys)
             keys = [] if first else list(keys)
@@ -159,4 +172,4 @@ class Snapshot(AccessView):
                 f"environment {self._name} is another one than this process began with; restart it"
             )
         self._id = environment.id
-        return environment, changed_since(connection, environment.id, self.revision)
+        return environment, changed_since(connection, environment.id, self.revision, self._only)

@@ -12,9 +12,10 @@ from string import ascii_lowercase, ascii_uppercase
 from penstock import audit
 from penstock.access.lookup import environment_row
 from penstock.access.passwords import hash_password, verify_password
+from penstock.access.seen import require_seen, state_token
 from penstock.db import users as stored
 from penstock.db.engine import Engine, reading
-from penstock.db.tables import UserRoleRow, UserRow
+from penstock.db.tables import EnvironmentRow, UserRoleRow, UserRow
 from penstock.db.unit_of_work import AccessChange, RowReader, Values
 from penstock.errors import AlreadyExists, UnknownName, UsageError
 
@@ -124,12 +125,24 @@ def list_users(engine: Engine) -> list[ListedUser]:
     ]
 
 
-def set_role(
-    engine: Engine, actor: str, name: str, role: Role | None, *, environment: str | None = None
-) -> None:
-    """Set the role of a user in all environments or in one, from the next request on.
+def roles_token(user: ListedUser) -> str:
+    """Return the token of a user's roles, for the form that replaces one (`access.seen`)."""
+    return state_token([user.role, dict(user.roles)])
 
-    None withdraws the role. Raises UsageError and UnknownName.
+
+def set_role(
+    engine: Engine,
+    actor: str,
+    name: str,
+    role: Role | None,
+    *,
+    environment: str | None = None,
+    seen: str | None = None,
+) -> str:
+    """Set a user's role in all environments or in one, from the next request on; return the former.
+
+    None withdraws the role. `seen` is the token that `roles_token` returned. Raises UsageError,
+    UnknownName and Outdated.
     """
     with audit.change(engine, actor, audit.Action.USER_ROLE_SET, name, environment=environment) as (
         rows,
@@ -137,13 +150,20 @@ def set_role(
     ):
         row = user_row(rows, name)
         word = role.value if role is not None else NO_ROLE
+        places = rows.names_by_id(EnvironmentRow)
+        given = rows.all(UserRoleRow, {UserRoleRow.user_id: row.id})
+        roles = {places[item.environment_id]: item.role for item in given}
+        saved = [("All environments", row.role), *sorted(roles.items())]
+        require_seen(seen, [row.role, roles], f"the roles of {name}", saved)
         if environment is not None:
-            detail.update(role=word, before=_put_role(rows, row.id, environment, role))
-            return
+            before = _put_role(rows, row.id, environment, role)
+            detail.update(role=word, before=before)
+            return before
         if role is not Role.ADMIN:
             _require_other_admin(rows, row)
         rows.set(UserRow, {UserRow.id: row.id}, {UserRow.role: word})
         detail.update(role=word, before=row.role)
+        return row.role
 
 
 def _put_role(rows: AccessChange, user_id: int, environment: str, role: Role | None) -> str:

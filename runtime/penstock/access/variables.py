@@ -50,6 +50,14 @@ class ListedVariable:
 
 
 @dataclass(frozen=True, slots=True)
+class SetSecret:
+    """When a secret that was set expires, and whether it replaced another value."""
+
+    expires_at: datetime | None
+    replaced: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ListedSecret:
     """A secret as operators see it, without its value. `pipelines` are ids; None: all pipelines."""
 
@@ -77,8 +85,8 @@ def set_variable(
     value: str,
     *,
     seen: str | None = None,
-) -> None:
-    """Set a variable.
+) -> str | None:
+    """Set a variable, and return its value before; None for a new one.
 
     `seen` is the token of the value before, None for a new one (`access.seen`). Raises UsageError,
     UnknownName and Outdated.
@@ -94,11 +102,13 @@ def set_variable(
         }
         row = rows.find(VariableRow, match)
         before = row.value if row is not None and row.active else None
-        require_seen(seen, before, f"variable {name}")
+        saved = [(name, "deleted" if before is None else before)]
+        require_seen(seen, before, f"variable {name}", saved)
         rows.put(VariableRow, match, {VariableRow.value: value, VariableRow.active: True})
         detail["value"] = value
         if before is not None:
             detail["before"] = before
+    return before
 
 
 def unset_variable(engine: Engine, actor: str, environment: str, name: str) -> None:
@@ -141,8 +151,8 @@ def set_secret(  # noqa: PLR0913  one argument a fact
     pipelines: Iterable[str] = (),
     offered: Offered = MappingProxyType({}),
     seen: str | None = None,
-) -> datetime | None:
-    """Store a secret, encrypted, for some pipelines by name or id, or for all; return its expiry.
+) -> SetSecret:
+    """Store a secret, encrypted, for some pipelines by name or id, or for all.
 
     `seen` is the token that `secret_token` returned. Raises UsageError, UnknownName and Outdated.
     """
@@ -155,7 +165,9 @@ def set_secret(  # noqa: PLR0913  one argument a fact
         detail,
     ):
         environment_id = environment_row(rows, environment).id
-        require_seen(seen, _secret_state(rows, environment_id, name), f"secret {name}")
+        state = _secret_state(rows, environment_id, name)
+        saved = [(name, "deleted" if state is None else "another value, which no page shows")]
+        require_seen(seen, state, f"secret {name}", saved)
         stored_ids = stored_in(rows, environment_id)
         allowed = in_order(
             {identifier for word in pipelines for identifier in meant_by(word, offered, stored_ids)}
@@ -173,7 +185,7 @@ def set_secret(  # noqa: PLR0913  one argument a fact
         detail.update(
             expires_at=expires_at.isoformat() if expires_at else None, pipelines=allowed or None
         )
-    return expires_at
+    return SetSecret(expires_at, replaced=state is not None)
 
 
 def _secret_state(reader: RowReader, environment_id: int, name: str) -> int | None:

@@ -86,6 +86,12 @@ class Action(StrEnum):
     CHANGE_APPROVED = "change:approved"
     CHANGE_REJECTED = "change:rejected"
     AUDIT_EXPORTED = "audit:exported"
+    ALERT_CREATED = "alert:created"
+    ALERT_CHANGED = "alert:changed"
+    ALERT_REMOVED = "alert:removed"
+    ALERT_MUTED = "alert:muted"
+    ALERT_UNMUTED = "alert:unmuted"
+    ALERT_TESTED = "alert:tested"
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +233,18 @@ def events(  # noqa: PLR0913  one argument a filter
             text=text,
             subjects=subjects,
         )
+    return [_event(row) for row in rows]
+
+
+def events_about(
+    engine: Engine, pipeline: str, *, environments: Collection[str] | None, limit: int
+) -> list[Event]:
+    """Return the newest events about a pipeline, by its id, newest first.
+
+    They are searched among the newest 20,000 events. `environments` restricts them as in `events`.
+    """
+    with reading(engine) as connection:
+        rows = audit_events.about(connection, pipeline, environments=environments, limit=limit)
     return [_event(row) for row in rows]
 
 

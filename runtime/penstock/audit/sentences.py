@@ -107,6 +107,11 @@ def _variable(facts: Facts) -> str:
     )
 
 
+def _alert(facts: Facts) -> str:
+    changed = ", ".join(name for name in facts.detail if name != "before") or "nothing"
+    return f"changed {changed} of the alert rule {facts.subject}{facts.here}"
+
+
 Sentence = Callable[[Facts], str]
 
 
@@ -238,6 +243,14 @@ SENTENCES: Mapping[str, Sentence] = {
         f"rejected {facts.get('author')}'s change {facts.subject}{facts.here}"
     ),
     "audit:exported": _same("exported the audit log"),
+    "alert:created": _plain("created the alert rule"),
+    "alert:changed": _alert,
+    "alert:removed": _plain("removed the alert rule"),
+    "alert:muted": lambda facts: (
+        f"muted the alert rule {facts.subject}{facts.here}{facts.after('until', ' until ')}"
+    ),
+    "alert:unmuted": _plain("unmuted the alert rule"),
+    "alert:tested": _plain("tested the alert rule"),
 }
 
 

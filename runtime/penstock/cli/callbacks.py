@@ -29,13 +29,15 @@ def callback_allow(
     context: Context, consumer_name: str, url: str, environment: str, private: bool
 ) -> None:
     """Allow callbacks of a consumer below a URL. The signing secret is shown only once."""
-    secret = callbacks.allow_callbacks(
+    allowed = callbacks.allow_callbacks(
         context.engine, context.actor, consumer_name, environment, url, context.box, private=private
     )
     click.echo(
         f"callbacks of {consumer_name} below {url} allowed in {environment}; they are signed with"
-        f" this secret, which is shown only once:\n{secret}"
+        f" this secret, which is shown only once:\n{allowed.secret}"
     )
+    if allowed.replaced:
+        click.echo("the secret of before no longer signs", err=True)
 
 
 @callback.command("remove")

@@ -66,7 +66,8 @@ def explain(  # noqa: PLR0913, PLR0917  one argument an option
     if is_run_id(subject):
         _explain_id(context, subject, form)
         return
-    access = Snapshot(context.environment(environment), context.box)
+    asked = (consumer,) if consumer else ()
+    access = Snapshot(context.environment(environment), context.box, consumers=asked)
     access.read(context.engine)
     catalog = context.host.catalog
     identifiers = meant_by(subject, catalog.offered, ())

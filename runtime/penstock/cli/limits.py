@@ -52,7 +52,7 @@ def limit_set(
     added; all of them apply.
     """
     offered = context.host.catalog.offered if pipeline_name else {}
-    identifiers = limits.set_limit(
+    limit = limits.set_limit(
         context.engine,
         context.actor,
         consumer_name,
@@ -63,9 +63,11 @@ def limit_set(
     )
     click.echo(
         f"limit of {consumer_name} in {environment}: {rate} by {by} for"
-        f" {', '.join(identifiers) or 'all pipelines together'}"
+        f" {', '.join(limit.pipelines) or 'all pipelines together'}"
     )
-    for identifier in identifiers:
+    if limit.replaced:
+        click.echo(f"replaces the limit of before: {', '.join(limit.replaced)}")
+    for identifier in limit.pipelines:
         own = context.host.catalog.own_rates(identifier)
         if own is None:
             continue
@@ -133,13 +135,16 @@ def _set_networks(
     *,
     allowed: bool,
 ) -> None:
-    stored = limits.set_networks(
+    rules = limits.set_networks(
         context.engine, context.actor, consumer_name, environment, networks, allowed=allowed
     )
     click.echo(
-        f"{consumer_name} may {'' if allowed else 'not '}call from {', '.join(stored)} in"
+        f"{consumer_name} may {'' if allowed else 'not '}call from {', '.join(rules.networks)} in"
         f" {environment}"
     )
+    if rules.replaced:
+        verb = "denied" if allowed else "allowed"
+        click.echo(f"{verb} before: {', '.join(rules.replaced)}")
 
 
 @address.command("allow")

@@ -10,6 +10,7 @@ import structlog
 
 from penstock import logs
 from penstock.cli import (
+    alerts,
     audit,
     callbacks,
     changes,
@@ -140,6 +141,7 @@ MANAGEMENT = (
     *users.COMMANDS,
     *changes.COMMANDS,
     *deployments.COMMANDS,
+    *alerts.COMMANDS,
 )
 DEPLOYMENT = (
     *serve.COMMANDS,
@@ -173,7 +175,8 @@ def main() -> None:
             if isinstance(error, click.UsageError) and error.ctx
             else ""
         )
-        click.echo(f"penstock: {error.format_message()}{hint}", err=True)
+        text = " ".join(error.format_message().split())  # click lists choices on lines of their own
+        click.echo(f"penstock: {text}{hint}", err=True)
         sys.exit(error.exit_code)
     except PenstockError as error:
         click.echo(f"penstock: {error}", err=True)

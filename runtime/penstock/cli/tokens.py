@@ -129,10 +129,11 @@ def issuer_trust(  # noqa: PLR0913, PLR0917  one argument an option
         mapped=mapped,
         scope_claim=scope_claim,
     )
-    issuers.trust_issuer(
+    replaced = issuers.trust_issuer(
         context.engine, context.actor, environment, trusted, own=context.settings.issuer
     )
-    click.echo(f"tokens of {name} are accepted in {environment}")
+    options = "; the options of before were replaced" if replaced else ""
+    click.echo(f"tokens of {name} are accepted in {environment}{options}")
     for key in keys.rejected if keys is not None else ():
         click.echo(f"warning: not used: {key}", err=True)
 

@@ -97,8 +97,9 @@ def user_role(context: Context, name: str, role: str, environment: str | None) -
     "none" withdraws the role. A role in all environments includes each of them.
     """
     given = None if role == users.NO_ROLE else Role(role)
-    users.set_role(context.engine, context.actor, name, given, environment=environment)
-    click.echo(f"user {name}: role {role}" + (f" in {environment}" if environment else ""))
+    before = users.set_role(context.engine, context.actor, name, given, environment=environment)
+    where = f" in {environment}" if environment else ""
+    click.echo(f"user {name}: role {role}{where}, before: {before}")
 
 
 @user.command("password")

@@ -36,8 +36,9 @@ def variable() -> None:
 def variable_set(context: Context, name: str, value: str, environment: str) -> None:
     """Set a variable of an environment."""
     context.host.evaluator.check_variable(context.engine, environment, context.box, name, value)
-    variables.set_variable(context.engine, context.actor, environment, name, value)
-    click.echo(f"variable {name} set in {environment}")
+    before = variables.set_variable(context.engine, context.actor, environment, name, value)
+    replaced = "" if before in {None, value} else "; another value was replaced, see the audit log"
+    click.echo(f"variable {name} set in {environment}{replaced}")
 
 
 @variable.command("unset")
@@ -95,7 +96,7 @@ def secret_set(
     """Set a secret. Its value is read from a prompt or from standard input."""
     value = read_secret(f"Value of {name}")
     offered = context.host.catalog.offered if allowed else {}
-    ends = variables.set_secret(
+    stored = variables.set_secret(
         context.engine,
         context.actor,
         environment,
@@ -108,7 +109,8 @@ def secret_set(
     )
     click.echo(
         f"secret {name} set in {environment}"
-        + (f", expires {ends:%Y-%m-%d %H:%MZ}" if ends else "")
+        + (f", expires {stored.expires_at:%Y-%m-%d %H:%MZ}" if stored.expires_at else "")
+        + ("; the value before was replaced" if stored.replaced else "")
     )
 
 

@@ -8,6 +8,8 @@ from flask_wtf.csrf import generate_csrf
 
 from penstock.access.encryption import load_secret_box
 from penstock.console import (
+    addresses,
+    alerts,
     audit_trail,
     changes,
     consumer_keys,
@@ -21,6 +23,10 @@ from penstock.console import (
     limits,
     oidc,
     overview,
+    pipeline_access,
+    pipeline_details,
+    pipeline_gate,
+    pipeline_overview,
     pipelines,
     policies,
     queue,
@@ -48,8 +54,13 @@ from penstock.host.host import Host
 
 # The modules whose views are the pages; importing a module registers its views.
 PAGES = (
+    addresses,
     overview,
     pipelines,
+    pipeline_overview,
+    pipeline_gate,
+    pipeline_access,
+    pipeline_details,
     exposure,
     consumers,
     consumer_page,
@@ -60,6 +71,7 @@ PAGES = (
     runs,
     search,
     schedules,
+    alerts,
     queue,
     series,
     usage,

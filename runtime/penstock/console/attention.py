@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from penstock.console.context import EnvironmentView
+from penstock.console.context import EnvironmentView, console_context
 from penstock.gate.compliance import State
 from penstock.host.served import ServedEnvironment
 
@@ -76,7 +76,7 @@ def _causes(view: EnvironmentView, served: ServedEnvironment) -> Iterator[Cause]
     for problem in served.problems:
         subject = (problem.pipeline or problem.plugin,)
         yield Cause("bad", "plugin error", problem.problem, problem.fix, subject, place)
-    for row in view.access.unreadable_rows:
+    for row in console_context().unreadable_rows(view):
         text = f"{row}. This row grants nothing, and what it restricts is closed"
         fix = "set the value again, or correct the row"
         yield Cause("bad", "unreadable", text, fix, ("Access data",), place)

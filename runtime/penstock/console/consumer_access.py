@@ -43,9 +43,11 @@ def access_values(consumer: ConsumerDetails, form: ConsoleForm) -> dict[str, Any
     environments = context.environment_names()
     associated = {name: set(consumer.associations.get(name, ())) for name in environments}
     checked = {f"{name}/{pipeline}" for name in environments for pipeline in associated[name]}
-    checked_new = consumer.new_pipelines
-    if form.has_faults:
-        checked, checked_new = set(request.form.getlist("on")), request.form.getlist("new")
+    seen, seen_new = checked, consumer.new_pipelines
+    checked_new = seen_new
+    if (sent := form.sent) is not None:
+        checked, checked_new = set(sent.getlist("on")), sent.getlist("new")
+        seen, seen_new = set(sent.getlist("seen")), sent.getlist("seen_new")
     loaded = context.host.catalog.loaded
     reported = {name: context.served(context.view(name)) for name in environments}
     known = {item.pipeline for served in reported.values() for item in served.pipelines}
@@ -64,6 +66,8 @@ def access_values(consumer: ConsumerDetails, form: ConsoleForm) -> dict[str, Any
         "associated": associated,
         "checked": checked,
         "checked_new": checked_new,
+        "seen": seen,
+        "seen_new": seen_new,
         "served": {
             name: {item.pipeline for item in served.served} for name, served in reported.items()
         },

@@ -31,7 +31,7 @@ from penstock.console.context import console_context, environment_filter
 from penstock.console.forms import LineField, ReplacingForm
 from penstock.console.pages import Scope, page, user
 from penstock.console.responses import done, show_form
-from penstock.errors import Outdated, UnknownName
+from penstock.errors import UnknownName
 
 TITLES: Mapping[str, str] = {
     "activity": "Activity",
@@ -168,19 +168,10 @@ def consumers_describe(name: str) -> Response:
     """Replace the description of a consumer."""
     form = DescriptionForm()
     with form.faults_at("description"):
-        try:
-            access.describe_consumer(
-                console_context().engine,
-                user().name,
-                name,
-                form.description.data,
-                seen=form.seen_token,
-            )
-        except Outdated:
-            saved = _description(name)
-            form.add_conflict([("Description", saved or "none")], state_token(saved))
-        else:
-            return done(f"Description of {name} saved.", "consumers_one", name=name)
+        access.describe_consumer(
+            console_context().engine, user().name, name, form.description.data, seen=form.seen_token
+        )
+        return done(f"Description of {name} saved.", "consumers_one", name=name)
     return _show_description(name, form)
 
 

@@ -163,14 +163,16 @@ class ConsoleContext:
         return [row.name for row in self.environments()]
 
     def view(self, environment: str) -> EnvironmentView:
-        """Return an environment as it is now.
+        """Return an environment as it is now, without its consumers and their keys.
 
         Only what changed since the last call is read and evaluated. Raises UnknownName.
         """
         engine = self.engine
         with self._lock:
             version, view = self._views.get(environment, (-1, None))
-            access = view.access if view is not None else Snapshot(environment, self.box)
+            access = (
+                view.access if view is not None else Snapshot(environment, self.box, consumers=())
+            )
             access.read(engine)
             if view is None or access.gates_version != version or _reevaluation_due(view):
                 evaluated = self.host.evaluator.evaluate_all(access)
@@ -182,6 +184,16 @@ class ConsoleContext:
                 view = EnvironmentView(environment, access, evaluated.external, internal)
                 self._views[environment] = access.gates_version, view
             return view
+
+    def unreadable_rows(self, view: EnvironmentView) -> tuple[str, ...]:
+        """Return a line for each row of an environment that can't be read.
+
+        Rows of consumers are read by the processes of their environment alone.
+        """
+        own, rows = self.host.view.access, view.access.unreadable_rows
+        if own is not None and view.name == self.settings.environment:
+            rows = tuple(dict.fromkeys((*rows, *own.unreadable_rows)))
+        return rows
 
     def served(self, view: EnvironmentView) -> ServedEnvironment:
         """Return what the processes of an environment serve, by what they report.

@@ -11,7 +11,6 @@ from penstock.access.users import Role
 from penstock.console.confirmation import Confirmation
 from penstock.console.context import console_context, current_environment
 from penstock.console.forms import (
-    ConsoleForm,
     LineField,
     NumberField,
     OptionsField,
@@ -67,7 +66,7 @@ class EnvironmentForm(ReplacingForm):
     )
 
 
-class CallbackForm(ConsoleForm):
+class CallbackForm(ReplacingForm):
     """Allows callbacks of a consumer."""
 
     consumer = LineField("Consumer", "Enter the name of a consumer.")
@@ -215,7 +214,7 @@ def settings_fields_remove() -> Response:
 @page("/e/<env>/settings/callbacks/new", needs=Role.OPERATOR, scope=Scope.ONE)
 def settings_callback_new() -> Response:
     """Show the form for a callback target."""
-    return _show_callback(CallbackForm())
+    return _show_callback(CallbackForm(seen=state_token(None)))
 
 
 def _show_callback(form: CallbackForm) -> Response:
@@ -229,7 +228,7 @@ def settings_callback_allow() -> Response:
     consumer, url = form.consumer.data, form.url.data
     if form.is_valid():
         with form.faults_at("url", consumer="consumer"):
-            secret = callbacks.allow_callbacks(
+            allowed = callbacks.allow_callbacks(
                 context.engine,
                 user().name,
                 consumer,
@@ -237,6 +236,7 @@ def settings_callback_allow() -> Response:
                 url,
                 context.box,
                 private=form.private.data == "yes",
+                seen=form.seen_token,
             )
             return Response(
                 render(
@@ -244,7 +244,7 @@ def settings_callback_allow() -> Response:
                     env=environment,
                     consumer=consumer,
                     url=url,
-                    secret=secret,
+                    secret=allowed.secret,
                 )
             )
     return _show_callback(form)

@@ -12,11 +12,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import request
+from flask import g, request
 from flask_wtf import FlaskForm
+from werkzeug.datastructures import MultiDict
 from wtforms import (
     HiddenField,
     IntegerField,
+    PasswordField,
     RadioField,
     SelectField,
     StringField,
@@ -24,13 +26,14 @@ from wtforms import (
     ValidationError,
 )
 from wtforms.fields.choices import SelectChoice
+from wtforms.fields.core import UnboundField
 from wtforms.validators import StopValidation
 from wtforms.widgets import TextInput
 
 from penstock.audit.approvals import ChangePending
 from penstock.console.formatting import sentence
 from penstock.db.failures import DatabaseUnavailable
-from penstock.errors import PenstockError, Refusal, UnknownName
+from penstock.errors import Outdated, PenstockError, Refusal, UnknownName
 
 NUMBER = re.compile(r"\d{1,9}(\.\d{1,6})?", re.ASCII)
 
@@ -43,9 +46,15 @@ class ConsoleForm(FlaskForm):  # type: ignore[misc]  # Flask-WTF ships no types
 
         csrf = False  # the guard checks the token
 
-        def wrap_formdata(self, form: object, formdata: object) -> object:  # noqa: ARG002  WTForms' signature
-            """Return the values that were sent; None while the form is first shown."""
-            return request.form if request.method == "POST" else None
+        def wrap_formdata(self, form: Iterable[Any], formdata: object) -> object:  # noqa: ARG002  WTForms' signature
+            """Return the values that were sent; None while the form is first shown.
+
+            Values that were typed before a session ended are shown again.
+            """
+            if request.method == "POST":
+                return request.form
+            typed = g.get("typed")
+            return typed if typed and any(field.name in typed for field in form) else None
 
         def bind_field(self, form: object, unbound_field: Any, options: dict[str, Any]) -> Any:  # noqa: ANN401  WTForms'
             """Bind a field with the ID that labels, hints and faults refer to."""
@@ -68,6 +77,12 @@ class ConsoleForm(FlaskForm):  # type: ignore[misc]  # Flask-WTF ships no types
         super().__init__(**values)
         self.section_faults: dict[str, str] = {}
         self.conflicts: list[tuple[str, str]] = []
+
+    @property
+    def sent(self) -> MultiDict[str, str] | None:
+        """The values that the page shows again: of a form with faults, or of an ended session."""
+        typed: MultiDict[str, str] | None = g.get("typed")
+        return request.form if self.has_faults else typed
 
     def is_valid(self) -> bool:
         """Return whether every field passes its validators."""
@@ -94,7 +109,7 @@ class ConsoleForm(FlaskForm):  # type: ignore[misc]  # Flask-WTF ships no types
         self.section_faults[place] = text
 
     def add_conflict(self, values: Iterable[tuple[str, str]], token: str) -> None:
-        """Note what another user saved meanwhile: labels and values.
+        """Note what is saved and was not seen: labels and values.
 
         What was typed stays in the fields. Sent again, the form replaces these values.
         """
@@ -105,14 +120,18 @@ class ConsoleForm(FlaskForm):  # type: ignore[misc]  # Flask-WTF ships no types
     def faults_at(self, place: str, **places: str) -> Iterator[None]:
         """Put a domain error that is raised inside at a field or section.
 
-        `places` names the fields of unknown names by their kind: `consumer="mapped"`.
-        Refusals and a lost database end the request as usual.
+        `places` names the fields of unknown names by their kind: `consumer="mapped"`. Values that
+        another user saved meanwhile become conflicts of a form that replaces them. Refusals
+        and a lost database end the request as usual.
         """
         try:
             yield
         except PenstockError as error:
             if isinstance(error, DatabaseUnavailable | Refusal | ChangePending):
                 raise
+            if isinstance(error, Outdated) and error.token and "seen" in self:
+                self.add_conflict(error.saved, error.token)
+                return
             if isinstance(error, UnknownName):
                 place = places.get(error.kind, place)
             self.add_fault(place, sentence(error))
@@ -298,6 +317,16 @@ class UtcMomentField(StringField):  # type: ignore[misc]  # the same
 
     def _value(self) -> str:
         return str(self.raw_data[0]) if self.raw_data else ""
+
+
+def secret_fields(kind: type[ConsoleForm] = ConsoleForm) -> set[str]:
+    """Return the names, in requests, of all fields of forms that no page ever shows."""
+    names = set()
+    for name, value in vars(kind).items():
+        secret = (PasswordField, HiddenTextField)
+        if isinstance(value, UnboundField) and issubclass(value.field_class, secret):
+            names.add(value.name or name)
+    return names.union(*(secret_fields(derived) for derived in kind.__subclasses__()))
 
 
 def _choices(pairs: Iterable[tuple[str, str]]) -> list[SelectChoice]:

@@ -54,7 +54,14 @@ def frame() -> dict[str, Any]:
         "searchable": "console.search" in current_app.view_functions,
         "range_url": _range_url,
     }
+    values["bell"] = _bell(values["menu"])
     return values
+
+
+def _bell(menu: list[tuple[str, list[Item]]]) -> Item | None:
+    """Return the entry of alerts where rules fire: the header shows it on every page."""
+    items = (item for _, items in menu for item in items)
+    return next((item for item in items if item.title == "Alerts" and item.count), None)
 
 
 def _endpoint() -> str:

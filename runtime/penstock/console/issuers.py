@@ -7,10 +7,17 @@ from typing import Any
 from flask import Response, request, url_for
 
 from penstock.access import issuers as access
+from penstock.access.seen import state_token
 from penstock.access.users import Role
 from penstock.console.confirmation import Confirmation
 from penstock.console.context import console_context, current_environment
-from penstock.console.forms import ConsoleForm, LineField, LinesField, OptionsField, TextField
+from penstock.console.forms import (
+    LineField,
+    LinesField,
+    OptionsField,
+    ReplacingForm,
+    TextField,
+)
 from penstock.console.pages import Scope, page, user
 from penstock.console.responses import done, show_form
 from penstock.console.tokens import TokensForm, show_tokens
@@ -18,7 +25,7 @@ from penstock.console.tokens import TokensForm, show_tokens
 DEFAULT_CONSUMER_CLAIM, DEFAULT_SCOPE_CLAIM = "client_id", "scope"
 
 
-class IssuerForm(ConsoleForm):
+class IssuerForm(ReplacingForm):
     """Trusts an issuer: its keys, and the consumers of its tokens."""
 
     issuer = LineField(
@@ -64,7 +71,7 @@ class IssuerForm(ConsoleForm):
 @page("/e/<env>/tokens/issuers/new", needs=Role.OPERATOR, scope=Scope.ONE)
 def tokens_issuer_new() -> Response:
     """Show the form for an issuer."""
-    return _show_issuer(IssuerForm())
+    return _show_issuer(IssuerForm(seen=state_token(None)))
 
 
 def _show_issuer(form: IssuerForm) -> Response:
@@ -90,7 +97,12 @@ def tokens_issuer_trust() -> Response:
     with form.faults_at("issuer", consumer="consumer" if single else "mapped"):
         trusted = access.parse_issuer(issuer, form.audience.data, keys=keys, **_claims(form))
         access.trust_issuer(
-            context.engine, user().name, environment, trusted, own=context.settings.issuer
+            context.engine,
+            user().name,
+            environment,
+            trusted,
+            own=context.settings.issuer,
+            seen=form.seen_token,
         )
         message = f"Tokens of {issuer} are trusted in {environment} now."
         if keys is not None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from flask import Response, request, url_for
 from wtforms.widgets import TextArea
 
 from penstock.access import limits as access
 from penstock.access.pipelines import in_order
+from penstock.access.seen import state_token
 from penstock.access.users import Role
 from penstock.console.confirmation import Confirmation
 from penstock.console.context import console_context, current_environment
 from penstock.console.forms import (
     ChoiceField,
-    ConsoleForm,
     FilterForm,
     LineField,
     OptionsField,
+    ReplacingForm,
     WordsField,
 )
 from penstock.console.pages import Scope, page, user
@@ -33,7 +36,7 @@ class ConsumerFilter(FilterForm):
     consumer = LineField("Consumer")
 
 
-class NewLimitForm(ConsoleForm):
+class NewLimitForm(ReplacingForm):
     """Sets a rate limit of a consumer."""
 
     consumer = LineField("Consumer", "Enter the name of a consumer.")
@@ -57,7 +60,7 @@ class NewLimitForm(ConsoleForm):
     )
 
 
-class NetworksForm(ConsoleForm):
+class NetworksForm(ReplacingForm):
     """Allows or denies networks of a consumer."""
 
     consumer = LineField("Consumer", "Enter the name of a consumer.")
@@ -127,7 +130,16 @@ def limits() -> Response:
 @page("/e/<env>/limits/new", needs=Role.OPERATOR, scope=Scope.ONE)
 def limits_new() -> Response:
     """Show the form for a limit."""
-    return _show_new(NewLimitForm(consumer=request.args.get("consumer", ""), by="consumer"))
+    values = {name: request.args.get(name, "") for name in ("consumer", "pipeline", "rate")}
+    return _show_new(
+        NewLimitForm(**values, by=request.args.get("by", "consumer"), seen=_seen_limit(values))
+    )
+
+
+def _seen_limit(values: Mapping[str, str]) -> str:
+    """Return the token of the limit that the form edits: of none where it has no rate."""
+    rate, pipeline = values["rate"], values["pipeline"]
+    return state_token([[pipeline, rate]] if rate else [])
 
 
 def _show_new(form: NewLimitForm) -> Response:
@@ -150,7 +162,7 @@ def limits_set() -> Response:
         return _show_new(form)
     rate = Rate.of(form.rate.data, form.by.data)
     with form.faults_at("rate", consumer="consumer", pipeline="pipeline"):
-        identifiers = access.set_limit(
+        limit = access.set_limit(
             context.engine,
             user().name,
             form.consumer.data,
@@ -158,7 +170,9 @@ def limits_set() -> Response:
             rate,
             pipeline=form.pipeline.data,
             offered=context.host.catalog.offered,
+            seen=form.seen_token,
         )
+        identifiers = limit.pipelines
         replaced = [
             own
             for identifier in identifiers
@@ -211,7 +225,9 @@ def limits_remove() -> Response:
 @page("/e/<env>/limits/networks/new", needs=Role.OPERATOR, scope=Scope.ONE)
 def limits_network_new() -> Response:
     """Show the form for networks."""
-    return _show_networks(NetworksForm(consumer=request.args.get("consumer", "")))
+    return _show_networks(
+        NetworksForm(consumer=request.args.get("consumer", ""), seen=state_token([]))
+    )
 
 
 def _show_networks(form: NetworksForm) -> Response:
@@ -230,11 +246,19 @@ def limits_network_put() -> Response:
         return _show_networks(form)
     allowed = form.allowed.data == "yes"
     with form.faults_at("consumer"):
-        stored = access.set_networks(
-            context.engine, user().name, consumer, environment, networks, allowed=allowed
+        rules = access.set_networks(
+            context.engine,
+            user().name,
+            consumer,
+            environment,
+            networks,
+            allowed=allowed,
+            seen=form.seen_token,
         )
         verb = "allowed" if allowed else "denied"
-        message = f"Calls of {consumer} from {', '.join(stored)} are {verb} in {environment}."
+        message = (
+            f"Calls of {consumer} from {', '.join(rules.networks)} are {verb} in {environment}."
+        )
         return done(message, "limits", env=environment, consumer=consumer)
     return _show_networks(form)
 

@@ -14,6 +14,7 @@ from enum import Enum
 from functools import wraps
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlencode
 
 import structlog
 from flask import (
@@ -29,11 +30,12 @@ from flask import (
     url_for,
 )
 from flask_wtf.csrf import CSRFError, CSRFProtect
-from werkzeug.exceptions import HTTPException, NotFound
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from penstock.access.sessions import SignedIn, find_session
 from penstock.access.users import Role
 from penstock.audit.approvals import ChangePending
+from penstock.console import kept_forms
 from penstock.console.compression import compress
 from penstock.console.confirmation import Confirm
 from penstock.console.context import (
@@ -43,6 +45,7 @@ from penstock.console.context import (
     shown_environment,
 )
 from penstock.console.formatting import sentence
+from penstock.console.forms import secret_fields
 from penstock.console.responses import redirect_to, render
 from penstock.db.failures import DatabaseUnavailable
 from penstock.errors import PenstockError, Refusal, UnknownName
@@ -67,6 +70,9 @@ ViewFunction = Callable[..., Any]
 
 
 MAX_PUBLIC_FORM_BYTES = 16 * 1024  # of a request without a session
+SESSION_ENDED = (
+    "Your session ended before this form was sent. Check your input, and send the form again."
+)
 ROLE_NAMES = {role: f"{'an' if role.value[0] in 'ao' else 'a'} {role.value}" for role in Role}
 
 blueprint = Blueprint(
@@ -80,6 +86,7 @@ CSRF_FAILED = (
     "Your session expired, or this page is too old. Load the page again, then send the form."
 )
 PUBLIC: set[str] = set()
+OWN: set[str] = set()  # forms of a user's own sign-in, which are not kept
 NEEDS: dict[str, Role] = {}
 
 
@@ -150,6 +157,7 @@ def own(rule: str, confirm: Confirm | None = None) -> Callable[[ViewFunction], V
 
     def register(view: ViewFunction) -> ViewFunction:
         NEEDS[f"console.{view.__name__}"] = Role.VIEWER
+        OWN.add(f"console.{view.__name__}")
         SCOPES[f"console.{view.__name__}"] = Scope.ANY
         blueprint.add_url_rule(rule, view.__name__, view, methods=["POST"])
         if confirm is not None:
@@ -214,6 +222,7 @@ def _guard() -> Response | None:
         if signed_in is None:
             return _to_sign_in()
         _require_role(signed_in)
+        _show_kept_form(signed_in)
     values = (*request.args.items(multi=True), *request.form.items(multi=True))
     if "\0" in request.path or any("\0" in value for _, value in values):
         abort(400, "A value can't contain the character NUL.")  # PostgreSQL stores none
@@ -270,7 +279,38 @@ def _to_sign_in() -> Response:
         return Response(status=401, headers={"HX-Redirect": target})
     if request.method in SAFE_METHODS:
         return redirect_to(target)
-    return _problem(401, "Sign in", "Your session expired. Sign in, then send the form again.")
+    return _keep_form() or _problem(
+        401, "Sign in", "Your session expired. Sign in, then send the form again."
+    )
+
+
+def _keep_form() -> Response | None:
+    """Return a redirect to the sign-in that keeps what the user typed; None where nothing is kept.
+
+    Only a form with the CSRF token of a session that this browser had is read and kept.
+    """
+    user_name, endpoint = session.get("user"), request.endpoint or ""
+    if not isinstance(user_name, str) or endpoint in OWN or endpoint not in NEEDS:
+        return None
+    request.max_content_length = MAX_PUBLIC_FORM_BYTES
+    try:
+        csrf.protect()
+        values = [pair for pair in request.form.items(multi=True) if pair[0] != "csrf_token"]
+    except (CSRFError, RequestEntityTooLarge):
+        return None
+    path = kept_forms.page_of_form(request.path, ROOT)
+    if f"{endpoint}_confirm" in current_app.view_functions:  # its question has all values
+        return redirect_to(url_for("console.sign_in", next=f"{request.path}?{urlencode(values)}"))
+    response = redirect_to(url_for("console.sign_in", next=kept_forms.page_with_query(path)))
+    return response if kept_forms.keep(response, user_name, path, secret_fields()) else None
+
+
+def _show_kept_form(signed_in: SignedIn) -> None:
+    """Fill the forms of this page with what their user typed before the session ended."""
+    if request.method == "GET" and kept_forms.COOKIE in request.cookies:
+        g.typed = kept_forms.typed(signed_in.name)
+        if g.typed is not None:
+            flash(SESSION_ENDED)
 
 
 def only_signed_in(view: ViewFunction) -> ViewFunction:
@@ -300,6 +340,8 @@ def _headers(response: Response) -> Response:
     if request.endpoint == "console.static":
         return response
     response.headers["Cache-Control"] = "no-store"
+    if g.get("typed") is not None:
+        kept_forms.drop(response)
     response.vary.add("Cookie")
     return compress(response)
 
@@ -343,32 +385,3 @@ def _failure(error: Exception) -> Response:
 def _problem(status: int, title: str, detail: str) -> Response:
     template = "_problem.html" if "HX-Request" in request.headers else "error.html"
     return make_response(render(template, title=title, detail=detail), status)
-
-
-@page("", needs=Role.VIEWER, scope=Scope.ANY)
-def home() -> Response:
-    """Redirect to the first page."""
-    return redirect_to(url_for("console.overview"))
-
-
-@page("/e/<env>", needs=Role.VIEWER)
-def environment_home() -> Response:
-    """Redirect to the overview of an environment."""
-    return redirect_to(url_for("console.overview", env=current_environment()))
-
-
-@page("/<path:rest>", needs=Role.VIEWER, scope=Scope.ANY)
-def nothing(rest: str) -> Response:
-    """Answer 404 for a path without a page.
-
-    A path that takes a form leads to the page that shows the form: Reload, Back and Enter in the
-    address bar after a form with faults find it again.
-    """
-    adapter = current_app.create_url_adapter(request)
-    path = f"{ROOT}/{rest}"
-    if adapter is not None and adapter.test(path, method="POST"):
-        while (path := path.rpartition("/")[0]) != ROOT:
-            endpoint, _ = adapter.match(path, method="GET")
-            if endpoint != request.endpoint:
-                return redirect_to(f"{request.script_root}{path}")
-    raise NotFound(f"There is no page {ROOT}/{rest}.")

@@ -1,338 +1,260 @@
-"""Pipelines: state and gate in each environment, consumers, runs, routes, and a call to try."""
+"""Pipelines: a row each, the environments side by side, with state, calls and failures.
+
+As a matrix a row has a cell for each environment. As a list it has a row for each environment and
+listener, with the reason and the fix in full.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-from flask import Response, g, request, url_for
+from flask import request, url_for
 
-from penstock.access.consumers import consumers_of
-from penstock.access.pipelines import set_pipeline_enabled
+from penstock.access.pipelines import in_order
 from penstock.access.users import Role
-from penstock.console.confirmation import Confirmation
-from penstock.console.context import EnvironmentView, console_context, current_environment
+from penstock.console.context import EnvironmentView, console_context
 from penstock.console.forms import ChoiceField, FilterForm, LineField
 from penstock.console.labels import STATE_LABELS
-from penstock.console.overview import chart_points, selected_span
-from penstock.console.pages import Scope, page, user
-from penstock.console.responses import done, render
-from penstock.console.try_it import document_of, routes_of, trial
-from penstock.errors import UnknownName
-from penstock.execution.run_queries import RunQuery, list_runs
-from penstock.gate.compliance import Evaluation, State
-from penstock.gate.descriptions import describe_gate
+from penstock.console.listing import facet
+from penstock.console.pages import Scope, page
+from penstock.console.pipeline_states import (
+    URGENCY,
+    Entry,
+    all_views,
+    entries_of,
+    served_by,
+    shown_views,
+    urgency_of,
+)
+from penstock.console.responses import render, this_page
+from penstock.gate.open_pipelines import exposed_pipelines
 from penstock.host.compilation import LoadedPipeline
-from penstock.host.served import ServedEnvironment, ServedPipeline
-from penstock.runs.statistics import SPANS, calls_of
+from penstock.runs.pipeline_calls import (
+    NO_CALLS,
+    PipelineCalls,
+    calls_by_pipeline,
+    last_day,
+    total_calls,
+)
 
-PER_PAGE = 50
-CONSUMERS_PER_PAGE = 30
-RUNS_SHOWN = 10
+PER_PAGE = {"matrix": 50, "list": 25}  # pipelines
 MAX_FIND_LENGTH = 80
-# States that need attention come first.
-ORDER = (State.BLOCKED, State.NON_CONFORMANT, State.DISABLED, State.SERVED, State.INTERNAL)
+OPEN, DIFFERS = "open", "differs"
+SHOW_LABELS = {OPEN: "open to anyone", DIFFERS: "differs between environments"}
+KEPT = ("env", "state", "show", "view")  # of the query, beside the fields of the form
 
-# By environment: an entry for each listener that a pipeline is for.
-Entries = dict[str, list[dict[str, Any]]]
+# By the name of an environment and the ID of a pipeline.
+Calls = Mapping[str, Mapping[str, PipelineCalls]]
 
 
 class PipelineFilter(FilterForm):
-    """Filters and sorts the list."""
+    """Searches and sorts; states and other filters are links."""
 
     find = LineField("Name", render_kw={"type": "search", "placeholder": "Part of a name"})
-    state = ChoiceField("State", [("", "any"), *STATE_LABELS.items()], default="")
     sort = ChoiceField(
         "Sort by",
-        [("name", "name"), ("calls", "calls, most first"), ("state", "state, blocked first")],
+        [
+            ("name", "name"),
+            ("state", "state, blocked first"),
+            ("calls", "calls, most first"),
+            ("failed", "failed calls, most first"),
+        ],
         default="name",
     )
 
 
-def _entries(views: Iterable[EnvironmentView]) -> dict[str, Entries]:
-    """Return the state of each pipeline by its ID, as the processes of each environment have it."""
-    entries: dict[str, Entries] = {}
-    for view in views:
-        facts, served = view.access.environment, _served_in(view)
-        policies = {"external": facts.policy, "internal": facts.internal_policy, "none": None}
-        for item in served.pipelines:
-            entry = {
-                "state": item.state.value,
-                "exposure": item.listener,
-                "policy": policies[item.listener],
-                "until": item.until,
-                "evaluated": item,
-                "own": served.own,
-                "reported": served.reported,
-            }
-            entries.setdefault(item.pipeline, {}).setdefault(view.name, []).append(entry)
-    return entries
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A pipeline with its entries in the environments shown.
+
+    `item` is None where only processes with other plugins have loaded it.
+    """
+
+    id: str
+    item: LoadedPipeline | None
+    entries: Mapping[str, list[Entry]]
+    differs: bool
+
+    @property
+    def versions(self) -> list[str]:
+        """The versions that processes have loaded."""
+        return sorted({entry.item.version for entry in self.all})
+
+    @property
+    def all(self) -> list[Entry]:
+        """The entries of all environments shown."""
+        return [entry for listed in self.entries.values() for entry in listed]
+
+    @property
+    def states(self) -> set[str]:
+        """The states that it has anywhere."""
+        return {entry.item.state.value for entry in self.all}
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anyone may call it somewhere."""
+        return any(entry.is_open for entry in self.all)
 
 
-def _served_in(view: EnvironmentView) -> ServedEnvironment:
-    """Return what an environment's processes serve; read once for a page."""
-    read: dict[str, ServedEnvironment] = g.setdefault("served", {})
-    if view.name not in read:
-        read[view.name] = console_context().served(view)
-    return read[view.name]
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the query of the page asks for."""
+
+    find: str
+    state: str
+    show: str
+
+    @classmethod
+    def of(cls, form: PipelineFilter) -> Asked:
+        """Return the filters in the query; those that don't exist are left out."""
+        state, show = request.args.get("state", ""), request.args.get("show", "")
+        return cls(
+            form.find.data[:MAX_FIND_LENGTH].lower(),
+            state if state in STATE_LABELS else "",
+            show if show in SHOW_LABELS else "",
+        )
+
+    def passes(self, row: Row) -> bool:
+        """Return whether the page shows a row."""
+        if self.show and not (row.is_open if self.show == OPEN else row.differs):
+            return False
+        return not self.state or self.state in row.states
+
+    def passes_entry(self, entry: Entry) -> bool:
+        """Return whether the list shows an entry of a row that it shows."""
+        if self.show == OPEN and not entry.is_open:
+            return False
+        return not self.state or self.state == entry.item.state.value
 
 
-def _views() -> list[EnvironmentView]:
-    context = console_context()
-    return [context.view(name) for name in context.environment_names()]
+def _rows(shown: Sequence[EnvironmentView]) -> list[Row]:
+    """Return the pipelines of some environments by name and major version.
 
-
-def _urgency(entries: Iterable[Mapping[str, Any]]) -> int:
-    return min((ORDER.index(entry["evaluated"].state) for entry in entries), default=len(ORDER))
-
-
-def _sort_key(sort: str, row: Mapping[str, Any]) -> tuple[Any, ...]:
-    first = 0
-    if sort == "calls":
-        first = -row["calls"]
-    elif sort == "state":
-        first = min(_urgency(entries) for entries in row["entries"].values())
-    return first, row["name"], row["id"]
-
-
-def _rows(views: list[EnvironmentView], calls: Mapping[str, Any]) -> list[dict[str, Any]]:
-    loaded = console_context().host.catalog.loaded
-    return [
+    Whether environments differ is of all that the user sees.
+    """
+    loaded, entries = console_context().host.catalog.loaded, entries_of(all_views())
+    exposed = exposed_pipelines(
         {
-            "id": identifier,
-            "entries": entries,
-            # None: processes of other environments serve it, and this one has not loaded it.
-            "item": loaded.get(identifier),
-            "name": identifier.partition("/")[2],
-            "versions": sorted(
-                {entry["evaluated"].version for listed in entries.values() for entry in listed}
-            ),
-            "calls": sum(calls[view.name][identifier] for view in views),
+            view.name: [(item.pipeline, item.listener, item) for item in served_by(view).pipelines]
+            for view in all_views()
         }
-        for identifier, entries in _entries(views).items()
+    )
+    differing = {item.pipeline for item in exposed if item.differs}
+    names = [view.name for view in shown]
+    rows = (
+        Row(
+            identifier,
+            loaded.get(identifier),
+            {name: entries[identifier][name] for name in names if name in entries[identifier]},
+            identifier in differing,
+        )
+        for identifier in in_order(entries)
+    )
+    return [row for row in rows if row.entries]
+
+
+def _key(sort: str, totals: Calls, row: Row) -> int:
+    if sort == "state":
+        return urgency_of(row.all)
+    numbers = [calls.get(row.id, NO_CALLS) for calls in totals.values()]
+    return -sum(each.failed if sort == "failed" else each.calls for each in numbers)
+
+
+def _sorted(rows: list[Row], sort: str, views: Sequence[EnvironmentView]) -> list[Row]:
+    """Return rows in an order; those that are equal stay in the order of names."""
+    if sort not in {"state", "calls", "failed"}:
+        return rows
+    engine, now = console_context().engine, time.time()
+    totals: dict[str, Mapping[str, PipelineCalls]] = {}
+    if sort != "state":
+        totals = {
+            view.name: total_calls(engine, last_day(view.access.environment.id, now))
+            for view in views
+        }
+    return sorted(rows, key=partial(_key, sort, totals))
+
+
+def _facets(rows: Sequence[Row], asked: Asked) -> list[Mapping[str, object]]:
+    states = Counter(state for row in rows for state in row.states)
+    others = {
+        OPEN: sum(row.is_open for row in rows),
+        DIFFERS: sum(row.differs for row in rows),
+    }
+    in_use = [
+        (state.value, states[state.value])
+        for state in URGENCY
+        if states[state.value] or state.value == asked.state
+    ]
+    return [
+        facet("State", "state", in_use, asked.state, STATE_LABELS),
+        facet("Show", "show", list(others.items()), asked.show, SHOW_LABELS),
     ]
 
 
-def _passes(row: Mapping[str, Any], find: str, state: str) -> bool:
-    if find.lower() not in row["id"].lower():
-        return False
-    states = {entry["state"] for entries in row["entries"].values() for entry in entries}
-    return not state or state in states
+def _tabs(view: str) -> list[tuple[str, str, bool]]:
+    """Return the links to the matrix and to the list, which keep all filters."""
+    return [
+        ("Matrix", this_page({}, without=("view", "after")), view == "matrix"),
+        ("List", this_page({"view": "list"}, without=("after",)), view == "list"),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """An environment as the head of a column: the numbers of its pipelines by state."""
+
+    name: str
+    reported: bool
+    served: int
+    blocked: int
+
+
+def _columns(views: Sequence[EnvironmentView]) -> Iterator[Column]:
+    for view in views:
+        served = served_by(view)
+        yield Column(view.name, served.reported, len(served.served), len(served.blocked))
+
+
+def _calls(views: Sequence[EnvironmentView], rows: Sequence[Row]) -> Calls:
+    """Return the calls of the last day of the pipelines that the page shows."""
+    engine, now, identifiers = console_context().engine, time.time(), [row.id for row in rows]
+    return {
+        view.name: calls_by_pipeline(engine, last_day(view.access.environment.id, now), identifiers)
+        for view in views
+    }
 
 
 @page("/pipelines", needs=Role.VIEWER, scope=Scope.ANY)
 def pipelines() -> str:
     """List pipelines, the environments side by side."""
-    engine, views, form = console_context().engine, _views(), PipelineFilter()
-    valid, now = form.is_valid(), time.time()
-    find, state, sort = form.find.data[:MAX_FIND_LENGTH], form.state.data, form.sort.data
-    calls = {view.name: calls_of(engine, view.access.environment.id, "day", now) for view in views}
-    rows = _rows(views, calls)
-    loaded = len(rows)
-    rows = sorted((row for row in rows if _passes(row, find, state)), key=partial(_sort_key, sort))
-    after = request.args.get("after")
-    start = next((index + 1 for index, row in enumerate(rows) if row["id"] == after), 0)
-    query = form.query() if valid else {}
-    shown = rows[start : start + PER_PAGE]
-    following = None
-    if len(rows) > start + PER_PAGE:
-        following = url_for("console.pipelines", after=shown[-1]["id"], **query)
+    views, form = shown_views(), PipelineFilter()
+    form.is_valid()
+    view = "list" if request.args.get("view") == "list" else "matrix"
+    asked, whole = Asked.of(form), _rows(views)
+    named = [row for row in whole if asked.find in row.id.lower()]
+    rows = _sorted([row for row in named if asked.passes(row)], form.sort.data, views)
+    after, number = request.args.get("after"), PER_PAGE[view]
+    start = next((index + 1 for index, row in enumerate(rows) if row.id == after), 0)
+    shown = rows[start : start + number]
     return render(
         "pipelines.html",
         form=form,
+        tabs=_tabs(view),
+        view=view,
+        facets=_facets(named, asked),
         rows=shown,
-        environments=[view.name for view in views],
-        unreported=[view.name for view in views if not _served_in(view).reported],
-        calls=calls,
-        query=query,
-        following=following,
-        first=url_for("console.pipelines", **query) if start else None,
-        loaded=loaded,
+        entries=[(row, entry) for row in shown for entry in row.all if asked.passes_entry(entry)],
+        columns=list(_columns(views)),
+        calls=_calls(views, shown),
+        no_calls=NO_CALLS,
+        kept={name: value for name, value in request.args.items() if name in KEPT},
+        following=this_page({"after": shown[-1].id}) if len(rows) > start + number else None,
+        first=this_page({}, without=("after",)) if start else None,
+        number=len(rows),
+        whole=len(whole),
+        everything=url_for("console.pipelines", env=request.args.get("env") or None),
     )
-
-
-def _loaded_pipeline(major: str, name: str) -> tuple[str, LoadedPipeline]:
-    loaded, identifier = console_context().host.catalog.loaded, f"{major}/{name}"
-    if identifier not in loaded:
-        raise UnknownName("pipeline", identifier, loaded)
-    return identifier, loaded[identifier]
-
-
-@page("/pipelines/<major>/<name>", needs=Role.VIEWER, scope=Scope.ANY)
-def pipelines_one(major: str, name: str) -> str:
-    """Show a pipeline."""
-    identifier, item = _loaded_pipeline(major, name)
-    environment, views = current_environment(), _views()
-    view = next(view for view in views if view.name == environment)
-    return render(
-        "pipeline.html",
-        id=identifier,
-        item=item,
-        env=environment,
-        environments=[each.name for each in views],
-        span=selected_span(),
-        spans=list(SPANS),
-        query={"major": major, "name": name},
-        **_cards(identifier, views),
-        **_activity(identifier, environment),
-        **_usage(identifier, item, view),
-    )
-
-
-def _cards(identifier: str, views: list[EnvironmentView]) -> dict[str, Any]:
-    """Return the state of a pipeline in each environment."""
-    context, now = console_context(), time.time()
-    entries = _entries(views).get(identifier, {})
-    return {
-        "entries": entries,
-        "gates": {
-            view.name: [_gate(view, entry) for entry in entries.get(view.name, [])]
-            for view in views
-        },
-        "calls": {
-            view.name: calls_of(context.engine, view.access.environment.id, "day", now)[identifier]
-            for view in views
-        },
-        "requires": _required_credentials(identifier),
-        "enabled": {view.name: view.access.pipeline(identifier).enabled for view in views},
-    }
-
-
-def _gate(view: EnvironmentView, entry: Mapping[str, Any]) -> str:
-    """Return what a call must present, in a sentence.
-
-    Of processes with other plugins only their report is known.
-    """
-    authenticators = console_context().host.catalog.plugins.authenticators
-    item: ServedPipeline = entry["evaluated"]
-    evaluated = view.evaluated_internal if item.listener == "internal" else view.evaluated
-    own = evaluated.get(item.pipeline)
-    if entry["own"] and own is not None:
-        return describe_gate(own, authenticators)
-    if not item.served:
-        return "No call is accepted."
-    nouns = {each.name: each.noun for each in authenticators}
-    required = " + ".join(nouns.get(name, name) for name in sorted(item.requires))
-    return f"Requires {required or 'no credentials'}, by the report of its processes."
-
-
-def _required_credentials(identifier: str) -> list[str]:
-    host = console_context().host
-    nouns = {each.name: each.noun for each in host.catalog.plugins.authenticators}
-    toggles = host.catalog.loaded[identifier].pipeline.trigger.toggles
-    return [nouns.get(toggle, toggle) for toggle in sorted(toggles)]
-
-
-def _activity(identifier: str, environment: str) -> dict[str, Any]:
-    """Return the consumers and the newest runs of a pipeline in an environment."""
-    engine, after = console_context().engine, request.args.get("after")
-    number, consumers = consumers_of(
-        engine, environment, identifier, after=after, limit=CONSUMERS_PER_PAGE + 1
-    )
-    major, _, name = identifier.partition("/")
-    query: dict[str, Any] = {"major": major, "name": name, "env": environment}
-    following = None
-    if len(consumers) > CONSUMERS_PER_PAGE:
-        last = consumers[CONSUMERS_PER_PAGE - 1].name
-        following = url_for("console.pipelines_one", after=last, **query)
-    return {
-        "number": number,
-        "consumers": consumers[:CONSUMERS_PER_PAGE],
-        "following": following,
-        "first": url_for("console.pipelines_one", **query) if after else None,
-        "runs": list_runs(engine, RunQuery(environment, (identifier,)), limit=RUNS_SHOWN),
-    }
-
-
-def _usage(identifier: str, item: LoadedPipeline, view: EnvironmentView) -> dict[str, Any]:
-    """Return the routes of a pipeline, and a call to try where it is served."""
-    evaluated, internal = _served(view, identifier)
-    document = document_of(identifier, view, evaluated)
-    example = None
-    if evaluated is not None and item.endpoints:
-        example = trial(identifier, item, document, view, evaluated, internal=internal)
-    return {"routes": routes_of(identifier, item, document), "trial": example}
-
-
-def _served(view: EnvironmentView, identifier: str) -> tuple[Evaluation | None, bool]:
-    """Return the evaluation on the listener that serves a pipeline, and whether it is internal.
-
-    The external listener comes first. None where the environment's processes do not serve it.
-    """
-    served = _served_in(view).served
-    if not any(item.pipeline == identifier for item in served):
-        return None, False
-    for internal, evaluated in ((False, view.evaluated), (True, view.evaluated_internal)):
-        evaluation = evaluated.get(identifier)
-        if evaluation is not None and evaluation.served:
-            return evaluation, internal
-    return None, False
-
-
-@page("/pipelines/<major>/<name>/points", needs=Role.VIEWER, scope=Scope.ONE)
-def pipelines_points(major: str, name: str) -> Response:
-    """Return the points of the charts."""
-    context, (identifier, _) = console_context(), _loaded_pipeline(major, name)
-    view = context.view(current_environment())
-    return chart_points(
-        context.traffic.seen(
-            context.engine,
-            view.access.environment.id,
-            selected_span(),
-            time.time(),
-            pipelines=frozenset({identifier}),
-        )
-    )
-
-
-def _of_form(**_: str) -> list[str]:
-    return [request.values.get("environment", "")]
-
-
-def _set_enabled(major: str, name: str, *, enabled: bool) -> Response:
-    context, identifier = console_context(), f"{major}/{name}"
-    environment = request.form.get("environment", "")
-    set_pipeline_enabled(
-        context.engine,
-        user().name,
-        environment,
-        identifier,
-        context.host.catalog.offered,
-        enabled=enabled,
-    )
-    message = f"{identifier} disabled in {environment}."
-    if enabled:
-        message = f"{identifier} enabled in {environment}. It is served if it complies."
-    return done(message, "pipelines_one", major=major, name=name, env=environment)
-
-
-def _confirm_disable(major: str, name: str) -> Confirmation:
-    environment = request.args.get("environment", "")
-    return Confirmation(
-        f"Disable {major}/{name} in {environment}? Its calls are rejected within a second. Other"
-        " major versions stay enabled.",
-        verb="Disable pipeline",
-        other="Keep enabled",
-        back=url_for("console.pipelines_one", major=major, name=name, env=environment or None),
-        fields={"environment": environment},
-    )
-
-
-@page(
-    "/pipelines/<major>/<name>/disable",
-    needs=Role.OPERATOR,
-    method="POST",
-    scope=_of_form,
-    confirm=_confirm_disable,
-)
-def pipelines_disable(major: str, name: str) -> Response:
-    """Disable a pipeline in an environment."""
-    return _set_enabled(major, name, enabled=False)
-
-
-@page("/pipelines/<major>/<name>/enable", needs=Role.OPERATOR, method="POST", scope=_of_form)
-def pipelines_enable(major: str, name: str) -> Response:
-    """Enable a pipeline in an environment."""
-    return _set_enabled(major, name, enabled=True)

@@ -14,7 +14,7 @@ from penstock.access.users import Role
 from penstock.console.context import EnvironmentView, console_context, current_environment
 from penstock.console.forms import ConsoleForm, LineField, TextField
 from penstock.console.pages import Scope, page, user
-from penstock.console.responses import done, render, show_form
+from penstock.console.responses import done, redirect_to, render, show_form
 from penstock.gate.compliance import State
 from penstock.gate.descriptions import describe_gate
 from penstock.gate.exposure import exposures
@@ -123,8 +123,10 @@ def _previewed(name: str, exposure: str, policy: str) -> PolicyChange:
 @page("/e/<env>/policy/change", needs=Role.VIEWER)
 def policies_preview() -> Response:
     """Show what another policy would change."""
+    if "policy" not in request.args:  # after a fault, Enter in the address bar leads here
+        return redirect_to(url_for("console.policies"))
     name = current_environment()
-    exposure, policy = request.args.get("exposure", EXTERNAL), request.args.get("policy", "")
+    exposure, policy = request.args.get("exposure", EXTERNAL), request.args["policy"]
     change = _previewed(name, exposure, policy)
     access.record_preview(
         console_context().engine, user().name, name, change.after, internal=change.internal

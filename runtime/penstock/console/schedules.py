@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flask import Response, url_for
 
 from penstock.access.users import Role
+from penstock.clock import utc_now
 from penstock.console.confirmation import Confirmation
 from penstock.console.context import EnvironmentView, console_context, current_environment
 from penstock.console.labels import STATE_KINDS, STATE_LABELS, STATUS_KINDS, STATUS_LABELS
 from penstock.console.pages import page, user
 from penstock.console.responses import done, render
+from penstock.durable.schedules import next_ticks
 from penstock.execution.scheduling import SHOWN_TICKS, ScheduleView, Scheduling, TickView
 from penstock.gate.compliance import State
 
@@ -52,21 +56,33 @@ def _square(tick: TickView) -> dict[str, str]:
     }
 
 
-@page("/e/<env>/schedules", needs=Role.VIEWER)
-def schedules() -> str:
-    """List the schedules of an environment."""
-    environment = current_environment()
-    view = console_context().view(environment)
-    rows = [
+def schedule_rows(
+    environment: str, *, pipeline: str | None = None, upcoming: int = 0
+) -> list[dict[str, Any]]:
+    """Return the schedules of an environment, or of one of its pipelines, as rows of a table.
+
+    Each has as many of its next ticks as `upcoming` says.
+    """
+    view, scheduling, now = console_context().view(environment), _scheduling(), utc_now()
+    return [
         {
             "schedule": each,
             "state": _state(view, each),
             "squares": [_square(tick) for tick in each.ticks],
             "seconds": [tick.seconds or 0.0 for tick in each.ticks],
+            "upcoming": next_ticks(
+                scheduling.declared(environment, each.id).schedule, now, upcoming
+            ),
         }
-        for each in _scheduling().views(environment, ticks=SHOWN_TICKS)
+        for each in scheduling.views(environment, ticks=SHOWN_TICKS, pipeline=pipeline)
     ]
-    return render("schedules.html", env=environment, rows=rows)
+
+
+@page("/e/<env>/schedules", needs=Role.VIEWER)
+def schedules() -> str:
+    """List the schedules of an environment."""
+    environment = current_environment()
+    return render("schedules.html", env=environment, rows=schedule_rows(environment))
 
 
 def _confirm_pause(schedule: str) -> Confirmation:

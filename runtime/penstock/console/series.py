@@ -30,15 +30,16 @@ def chart_of(
     by: str,
     span: TimeRange,
     markers: Sequence[Marker] | None = None,
+    pipeline: str = "",
 ) -> Chart:
     """Return the chart of a metric of an environment; a click on it leads to the calls.
 
     `metric` and `by` are names of `penstock.runs.series.BY`. `markers` are read where they are
-    None.
+    None. `pipeline` is the ID of one pipeline, empty for all.
     """
     context = console_context()
     identifier = context.view(environment).access.environment.id
-    chosen = intervals(identifier, span.start, span.end, span.bucket_s)
+    chosen = intervals(identifier, span.start, span.end, span.bucket_s, pipeline)
     lines = [
         Line(_label(item.name, by), _kind(item.name, metric, by, index), item.values)
         for index, item in enumerate(series_of(context.engine, metric, by, chosen), 1)
@@ -50,8 +51,13 @@ def chart_of(
         unit="seconds" if metric == "latency" else "count",
         style="lines" if metric == "latency" else "bars",
         markers=markers_of(environment, span) if markers is None else markers,
-        link=url_for(target, env=environment) + "?from={from}&to={to}",
+        link=_link(target, environment, pipeline),
     )
+
+
+def _link(target: str, environment: str, pipeline: str) -> str:
+    address = url_for(target, env=environment, pipeline=pipeline or None)
+    return f"{address}{'&' if pipeline else '?'}from={{from}}&to={{to}}"
 
 
 def _label(name: str, by: str) -> str:
@@ -72,7 +78,7 @@ def _kind(name: str, metric: str, by: str, index: int) -> str:
 
 @page("/e/<env>/series", needs=Role.VIEWER, scope=Scope.ONE)
 def series() -> Response:
-    """Return a chart as JSON: `metric`, `by`, `from` and `to` are in the query."""
+    """Return a chart as JSON: `metric`, `by`, `pipeline`, `from` and `to` are in the query."""
     metric = request.args.get("metric", "calls")
     if metric not in BY:
         abort(400, f"“{metric[:40]}” isn't a metric; there are {', '.join(BY)}.")
@@ -82,4 +88,5 @@ def series() -> Response:
     span = time_range()
     if span.fault:
         abort(400, span.fault)
-    return jsonify(chart_of(current_environment(), metric, by, span).document())
+    pipeline = request.args.get("pipeline", "")
+    return jsonify(chart_of(current_environment(), metric, by, span, pipeline=pipeline).document())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 
 from flask import Response, request, url_for
@@ -27,7 +25,6 @@ from penstock.console.limits import row_after
 from penstock.console.pages import Scope, page, user
 from penstock.console.responses import done, show_form
 from penstock.contracts.masks import DEFAULT_SENSITIVE_NAMES
-from penstock.errors import Outdated
 
 PER_PAGE = 50
 MAX_SECRET_DAYS = 36_500
@@ -61,6 +58,7 @@ class SecretForm(ReplacingForm):
     value = HiddenTextField(
         "Value",
         "Enter the value of the secret.",
+        name="secret",
         description="Encrypted at rest; can't be viewed again.",
     )
     days = CountField(
@@ -137,16 +135,9 @@ def settings_variable_set() -> Response:
             )
     if not form.has_faults:
         with form.faults_at("name"):
-            try:
-                variables.set_variable(
-                    context.engine, user().name, environment, name, value, seen=form.seen_token
-                )
-            except Outdated:
-                saved = _value_of(environment, name)
-                form.add_conflict(
-                    [(name, "deleted" if saved is None else saved)], state_token(saved)
-                )
-                return _show_variable(form)
+            variables.set_variable(
+                context.engine, user().name, environment, name, value, seen=form.seen_token
+            )
             return done(f"Variable {name} set in {environment}.", "settings", env=environment)
     return _show_variable(form)
 
@@ -204,7 +195,7 @@ def settings_secret_set() -> Response:
     if not form.is_valid():
         return _show_secret(form)
     name, days = form.name.data, form.days.data
-    with form.faults_at("name", pipeline="pipelines"), _secret_conflicts(form, environment):
+    with form.faults_at("name", pipeline="pipelines"):
         variables.set_secret(
             context.engine,
             user().name,
@@ -223,17 +214,6 @@ def settings_secret_set() -> Response:
             env=environment,
         )
     return _show_secret(form)
-
-
-@contextmanager
-def _secret_conflicts(form: SecretForm, environment: str) -> Iterator[None]:
-    """Show that another user set or deleted the secret meanwhile; its value is shown nowhere."""
-    try:
-        yield
-    except Outdated:
-        name = form.name.data
-        token = variables.secret_token(console_context().engine, environment, name)
-        form.add_conflict([(name, "another value, set or deleted by another user")], token)
 
 
 def _confirm_secret_unset(name: str) -> Confirmation:

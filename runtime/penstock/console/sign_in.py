@@ -44,6 +44,7 @@ class PasswordForm(ConsoleForm):
     new = PasswordField(
         "New password",
         [Required("Enter a new password.")],
+        name="new_password",
         description="At least 12 characters, without your name. Your other sessions end.",
         render_kw={"autocomplete": "new-password"},
     )
@@ -73,6 +74,7 @@ def begin_session(name: str, how: str) -> Response:
     )
     session.clear()
     session["token"] = token
+    session["user"] = name  # whose form is kept when the session has ended
     safe = isinstance(path, str) and is_own_page(path)
     target = f"{request.script_root}{path}" if safe else url_for("console.overview")
     return Response(status=303, headers={"Location": target})
@@ -86,7 +88,8 @@ def is_own_page(path: str) -> bool:
 
 def show_sign_in(form: SignInForm) -> Response:
     """Return the sign-in page."""
-    return show_form("sign_in.html", form, oidc=console_context().settings.oidc)
+    settings = console_context().settings
+    return show_form("sign_in.html", form, oidc=settings.oidc, process=settings.environment)
 
 
 @page("/sign-in", needs=None)
@@ -112,7 +115,7 @@ def sign_in_with_password() -> Response:
     if account is None:
         structlog.get_logger("penstock").warning("sign-in failed", user=name, address=address)
         context.failed_sign_ins.note(context.engine, name, address, "password")
-        form.add_fault("password", WRONG_PASSWORD)
+        form.add_fault("sign-in", WRONG_PASSWORD)
         return show_sign_in(form)
     return begin_session(account, "password")
 
@@ -151,7 +154,7 @@ def account_password() -> Response:
     elif new != form.again.data:
         form.add_fault("again", "The two new passwords differ.")
     elif form.is_valid():
-        with form.faults_at("new"):
+        with form.faults_at("new_password"):
             users.set_password(
                 context.engine, signed_in.name, signed_in.name, new, keep=signed_in.session_id
             )

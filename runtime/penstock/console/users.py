@@ -10,7 +10,7 @@ from penstock.access import users as access
 from penstock.access.users import Role
 from penstock.console.confirmation import Confirmation
 from penstock.console.context import console_context
-from penstock.console.forms import ChoiceField, ConsoleForm, OptionsField, Required
+from penstock.console.forms import ChoiceField, ConsoleForm, OptionsField, ReplacingForm, Required
 from penstock.console.pages import page, user
 from penstock.console.responses import done, render, show_form
 from penstock.errors import UnknownName
@@ -53,7 +53,7 @@ class NewUserForm(ConsoleForm):
 ROLES = [(role.value, role.value) for role in Role] + [(access.NO_ROLE, access.NO_ROLE)]
 
 
-class RoleForm(ConsoleForm):
+class RoleForm(ReplacingForm):
     """Changes the role of a user, in all environments or in one."""
 
     environment = ChoiceField("Environment", checked_by_domain=True, default="")
@@ -122,7 +122,12 @@ def _row(name: str) -> access.ListedUser:
 @page("/users/<name>", needs=Role.ADMIN)
 def users_one(name: str) -> Response:
     """Show a user."""
-    return _show_user(name, RoleForm(role=_row(name).role))
+    return _show_user(name, _role_form(name))
+
+
+def _role_form(name: str) -> RoleForm:
+    row = _row(name)
+    return RoleForm(role=row.role, seen=access.roles_token(row))
 
 
 def _show_user(name: str, form: RoleForm) -> Response:
@@ -144,7 +149,12 @@ def users_role(name: str) -> Response:
         with form.faults_at("role", environment="environment"):
             role = None if form.role.data == access.NO_ROLE else Role(form.role.data)
             access.set_role(
-                console_context().engine, user().name, name, role, environment=environment
+                console_context().engine,
+                user().name,
+                name,
+                role,
+                environment=environment,
+                seen=form.seen_token,
             )
             where = f" in {environment}" if environment else ""
             return done(
@@ -198,7 +208,7 @@ def _confirm_disable(name: str) -> Confirmation:
 )
 def users_disable(name: str) -> Response:
     """Disable a user."""
-    form = RoleForm(role=_row(name).role)
+    form = _role_form(name)
     with form.faults_at("state"):
         access.set_user_enabled(console_context().engine, user().name, name, enabled=False)
         return done(f"{name} disabled. All sessions of {name} ended.", "users_one", name=name)

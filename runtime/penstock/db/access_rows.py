@@ -1,8 +1,12 @@
-"""Read the access data of an environment: everything that changed after a revision."""
+"""Read the access data of an environment: everything that changed after a revision.
+
+Who only asks what is served needs no consumers, and who asks about one call needs one of them. With
+`consumers`, rows of other consumers are not read: there may be a million.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from functools import cache
 from typing import Any, TypeVar, cast
@@ -47,6 +51,18 @@ WHOLE_TABLES: tuple[type[Row], ...] = (
 )
 # Large tables of which only the changed rows are read. The largest, API keys, has `keys_since`.
 CHANGED_ROW_TABLES: tuple[type[Row], ...] = (ConsumerRow, AssociationRow, RevocationRow)
+# What consumers have, in addition to their keys.
+CONSUMER_TABLES = frozenset[type[Row]](
+    {
+        ConsumerRow,
+        AssociationRow,
+        RevocationRow,
+        CredentialRow,
+        LimitRow,
+        AddressRuleRow,
+        CallbackTargetRow,
+    }
+)
 
 RowType = TypeVar("RowType", bound=Row)
 # Digest, id, consumer, end, whether it is enabled, whether it was revoked.
@@ -67,14 +83,30 @@ class Changes:
         return any(self._rows[kind] for kind in kinds)
 
 
-def changed_since(connection: sa.Connection, environment_id: int, since: int) -> Changes:
+def changed_since(
+    connection: sa.Connection,
+    environment_id: int,
+    since: int,
+    consumers: Collection[str] | None = None,
+) -> Changes:
     """Return the access data of an environment that changed after a revision, without its keys.
 
-    All rows of a small table with a change, and the changed rows of a large table.
+    All rows of a small table with a change, and the changed rows of a large table. `consumers` are
+    the names of those whose rows are read; None: all.
     """
-    values = {"environment": environment_id, "since": since}
+    values: dict[str, object] = {"environment": environment_id, "since": since}
+    if consumers is None:
+        queries = _changes_queries()
+    else:
+        queries = _queries_of_some()
+        values["consumers"] = list(consumers)
     return Changes(
-        {kind: kind.fetch(connection, query, values) for kind, query in _changes_queries().items()}
+        {
+            kind: []
+            if kind in CONSUMER_TABLES and consumers is not None and not consumers
+            else kind.fetch(connection, query, values)
+            for kind, query in queries.items()
+        }
     )
 
 
@@ -82,6 +114,26 @@ def changed_since(connection: sa.Connection, environment_id: int, since: int) ->
 def _changes_queries() -> dict[type[Row], sa.Select[Any]]:
     """Return the query for each table, with parameters: to build all of them takes 10 ms."""
     return {kind: _changes_query(kind) for kind in (*WHOLE_TABLES, *CHANGED_ROW_TABLES)}
+
+
+@cache
+def _queries_of_some() -> dict[type[Row], sa.Select[Any]]:
+    """Return the same queries for the rows of some consumers, by the parameter `consumers`."""
+    return {
+        kind: query.where(_of_consumers(kind)) if kind in CONSUMER_TABLES else query
+        for kind, query in _changes_queries().items()
+    }
+
+
+def _of_consumers(kind: type[Row]) -> sa.ColumnElement[bool]:
+    names: sa.BindParameter[str] = sa.bindparam("consumers", expanding=True)
+    if kind is ConsumerRow:
+        return ConsumerRow.name.in_(names)
+    if kind is RevocationRow:
+        return RevocationRow.consumer.in_(names)
+    ids = sa.select(ConsumerRow.id).where(ConsumerRow.name.in_(names))
+    in_ids: sa.ColumnElement[bool] = kind.table.c.consumer_id.in_(ids)
+    return in_ids
 
 
 def _changes_query(kind: type[Row]) -> sa.Select[Any]:
@@ -102,11 +154,19 @@ def _changes_query(kind: type[Row]) -> sa.Select[Any]:
     )
 
 
-def keys_since(connection: sa.Connection, environment_id: int, since: int) -> Iterator[KeyValues]:
+def keys_since(
+    connection: sa.Connection,
+    environment_id: int,
+    since: int,
+    consumers: Collection[str] | None = None,
+) -> Iterator[KeyValues]:
     """Yield the API keys of an environment that changed after a revision.
 
     There may be a million: each is a tuple, and no more than `KEYS_PER_FETCH` are in memory.
+    `consumers` are the names of those whose keys are read; None: all.
     """
+    if consumers is not None and not consumers:
+        return
     query = (
         sa.select(
             ApiKeyRow.digest,
@@ -119,5 +179,8 @@ def keys_since(connection: sa.Connection, environment_id: int, since: int) -> It
         .where(ApiKeyRow.environment_id == environment_id, ApiKeyRow.revision > since)
         .order_by(ApiKeyRow.revision)
     )
+    if consumers is not None:
+        ids = sa.select(ConsumerRow.id).where(ConsumerRow.name.in_(consumers))
+        query = query.where(ApiKeyRow.consumer_id.in_(ids))
     for values in connection.execution_options(yield_per=KEYS_PER_FETCH).execute(query):
         yield tuple(values)  # type: ignore[misc]  # a row as a tuple has no types

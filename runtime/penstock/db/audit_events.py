@@ -10,6 +10,8 @@ import sqlalchemy as sa
 from penstock.db.rows import AnyColumn
 from penstock.db.tables import AuditEventRow
 
+MAX_SEARCHED = 20_000  # events, for a text in their details
+
 
 def page(  # noqa: PLR0913  one argument a filter
     connection: sa.Connection,
@@ -60,6 +62,32 @@ def page(  # noqa: PLR0913  one argument a filter
         query = query.where(AuditEventRow.at >= since)
     if before is not None:
         query = query.where(AuditEventRow.id < before)
+    return AuditEventRow.fetch(connection, query)
+
+
+def about(
+    connection: sa.Connection, name: str, *, environments: Collection[str] | None, limit: int
+) -> list[AuditEventRow]:
+    """Return the newest events whose subject is a name, or whose detail has it, newest first.
+
+    Only the newest events are searched: no index finds a text in a detail.
+    """
+    newest = sa.select(sa.func.max(AuditEventRow.id)).scalar_subquery()
+    detail = sa.cast(AuditEventRow.detail, sa.Text)
+    query = (
+        AuditEventRow.select()
+        .where(
+            AuditEventRow.id > newest - MAX_SEARCHED,
+            sa.or_(
+                AuditEventRow.subject == name,
+                detail.contains(f'"{name}"', autoescape=True),
+            ),
+        )
+        .order_by(AuditEventRow.id.desc())
+        .limit(limit)
+    )
+    if environments is not None:
+        query = query.where(AuditEventRow.environment.in_(environments))
     return AuditEventRow.fetch(connection, query)
 
 

@@ -84,8 +84,8 @@ def _put(connection: sa.Connection, counts: Sequence[CallCount]) -> None:
     )
 
 
-def roll_up(engine: Engine, environment_id: int, now: float) -> None:
-    """Add the counts of old minutes to those of their hours.
+def roll_up(engine: Engine, environment_id: int, now: float) -> set[int]:
+    """Add the counts of old minutes to those of their hours; return the hours that changed.
 
     Several processes may do so at once: rows that one deletes, no other returns.
     """
@@ -109,6 +109,7 @@ def roll_up(engine: Engine, environment_id: int, now: float) -> None:
         for hour in hours.values():
             stored = _hour(connection, hour)
             _put(connection, [hour if stored is None else hour.plus(stored)])
+    return {hour.since for hour in hours.values()}
 
 
 def _hour(connection: sa.Connection, hour: CallCount) -> CallCountRow | None:
@@ -156,24 +157,6 @@ def outcomes(
         CallCountRow.since < until,
     )
     return [OutcomeCount(*row) for row in connection.execute(query)]
-
-
-def by_outcome(
-    connection: sa.Connection, environment_id: int, *, since: int, until: int, step: int
-) -> list[tuple[int, str, int]]:
-    """Return the calls between two moments by intervals of `step` seconds and by outcome."""
-    moment = (CallCountRow.since - CallCountRow.since % step).label("moment")
-    query = (
-        sa.select(moment, CallCountRow.outcome, sa.func.sum(CallCountRow.calls))
-        .where(
-            CallCountRow.environment_id == environment_id,
-            CallCountRow.span.in_((MINUTE, HOUR)),
-            CallCountRow.since >= since,
-            CallCountRow.since < until,
-        )
-        .group_by(moment, CallCountRow.outcome)
-    )
-    return [(row[0], row[1], int(row[2])) for row in connection.execute(query)]
 
 
 def calls(connection: sa.Connection, environment_id: int, *, since: int) -> dict[str, int]:

@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from penstock.db import engine_tables
+from penstock.db.alert_tables import AlertRuleRow
 from penstock.db.engine import Connection, Engine, reading, writing
 from penstock.db.rows import Row
 from penstock.db.run_tables import IdempotentReplyRow, RunDetailRow
@@ -60,6 +61,7 @@ COLUMNS = (
     EncryptedColumn.of(CredentialRow, CredentialRow.sealed),
     EncryptedColumn.of(PipelineSecretRow, PipelineSecretRow.sealed),
     EncryptedColumn.of(CallbackTargetRow, CallbackTargetRow.sealed),
+    EncryptedColumn.of(AlertRuleRow, AlertRuleRow.sealed),
     EncryptedColumn.of(IdempotentReplyRow, IdempotentReplyRow.reply),
     EncryptedColumn.of(RunDetailRow, RunDetailRow.bodies),
     EncryptedColumn("workflow_schedules", "context", keys=("schedule_id",)),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -37,3 +38,15 @@ def rows_after(
 
 def _literals(order: Sequence[AnyColumn], values: Sequence[Any]) -> list[sa.BindParameter[Any]]:
     return [sa.literal(value, column.type) for column, value in zip(order, values, strict=True)]
+
+
+def most_common(groups: Iterable[Sequence[Any]], place: int, limit: int) -> list[tuple[str, int]]:
+    """Return the most frequent values at a place of groups, whose last value is their number.
+
+    Values that are missing or empty are left out.
+    """
+    numbers = Counter[str]()
+    for group in groups:
+        if group[place] not in {None, ""}:
+            numbers[str(group[place])] += group[-1]
+    return sorted(numbers.items(), key=lambda pair: (-pair[1], pair[0]))[:limit]

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 
 import sqlalchemy as sa
 
+from penstock.db.consumers import names_of
 from penstock.db.engine import Engine, writing
-from penstock.db.paging import containing
+from penstock.db.paging import containing, most_common
 from penstock.db.rows import AnyColumn, Col, joined
 from penstock.db.run_tables import RejectedCallRow
 from penstock.db.tables import ApiKeyRow, ConsumerRow, EnvironmentRow
@@ -157,24 +158,27 @@ def page(
 
 
 def most_frequent(
-    connection: sa.Connection, chosen: RejectedFilter, column: AnyColumn, *, limit: int
-) -> list[tuple[str, int]]:
-    """Return the most frequent values of a column among the newest calls that match.
+    connection: sa.Connection, chosen: RejectedFilter, *, limit: int
+) -> list[list[tuple[str, int]]]:
+    """Return the most frequent reasons, consumers and addresses among the newest calls that match.
 
     That is among the newest 10,000: a page that counts a hundred thousand rows is a slow one.
     """
+    row = RejectedCallRow
+    source = _SOURCE if chosen.search else row.table
     newest = (
-        sa.select(column.label("value"))
-        .select_from(_SOURCE)
-        .where(*chosen.conditions(), column.is_not(None), column != "")
-        .order_by(RejectedCallRow.id.desc())
+        sa.select(row.problem, row.consumer_id, row.address)
+        .select_from(source)
+        .where(*chosen.conditions())
+        .order_by(row.id.desc())
         .limit(MAX_COUNTED)
         .subquery()
     )
-    number = sa.func.count()
-    query = sa.select(newest.c.value, number).group_by(newest.c.value)
-    rows = connection.execute(query.order_by(number.desc(), newest.c.value).limit(limit))
-    return [(str(value), int(calls)) for value, calls in rows]
+    groups = connection.execute(sa.select(*newest.c, sa.func.count()).group_by(*newest.c)).all()
+    reasons, consumers, addresses = (most_common(groups, place, limit) for place in range(3))
+    names = names_of(connection, {int(number) for number, _ in consumers})
+    consumers = [(names.get(int(number), number), calls) for number, calls in consumers]
+    return [reasons, consumers, addresses]
 
 
 def count_of_consumers(

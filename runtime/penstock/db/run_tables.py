@@ -27,6 +27,8 @@ from penstock.db.columns import Moment, Outcome, RunId
 from penstock.db.rows import Col, Row, column
 
 _STATES = ", ".join(f"'{status}'" for status in Status if status in UNFINISHED)
+SLOW_MICROS = 1_000_000
+IS_SLOW = f"micros >= {SLOW_MICROS}"  # as the partial index has it
 IS_UNFINISHED = f"status IN ({_STATES})"  # as the partial indexes have it
 
 
@@ -74,6 +76,22 @@ class RunRow(Row, table="runs"):
             "status",
             sqlite_where=text(IS_UNFINISHED),
             postgresql_where=text(IS_UNFINISHED),
+        ),
+        Index(
+            "ix_runs_error_type",
+            "environment_id",
+            "error_type",
+            "id",
+            sqlite_where=text("error_type IS NOT NULL"),
+            postgresql_where=text("error_type IS NOT NULL"),
+        ),
+        Index(
+            "ix_runs_slow",
+            "environment_id",
+            "id",
+            "micros",
+            sqlite_where=text(IS_SLOW),
+            postgresql_where=text(IS_SLOW),
         ),
         Index(
             "ix_runs_request_id",
@@ -195,6 +213,20 @@ class CallCountRow(Row, table="call_counts"):
     sqlite_rowid = False
 
 
+class CallTotalRow(Row, table="call_totals"):
+    """Counts of calls added up: of all pipelines within an hour or a day, of one within a day."""
+
+    environment_id: Col[int] = column(Integer, primary_key=True)
+    span: Col[int] = column(Integer, primary_key=True)  # seconds: 3600 or 86400
+    since: Col[int] = column(BigInteger, primary_key=True)  # seconds since the epoch
+    pipeline: Col[str] = column(String(80), primary_key=True)  # empty: all of them together
+    outcome: Col[str] = column(Outcome(64), primary_key=True)
+    calls: Col[int] = column(BigInteger)
+    micros: Col[int] = column(BigInteger)
+    buckets: Col[Any] = column(JSON)
+    sqlite_rowid = False
+
+
 class ConsumerCountRow(Row, table="consumer_counts"):
     """Calls of a consumer with a key to a pipeline, of one class, within an hour."""
 
@@ -207,6 +239,21 @@ class ConsumerCountRow(Row, table="consumer_counts"):
     outcome_class: Col[str] = column(String(16), primary_key=True)
     calls: Col[int] = column(BigInteger)
     indexes = (Index("ix_consumer_counts_consumer", "environment_id", "consumer_id", "since"),)
+    sqlite_rowid = False
+
+
+class ConsumerTotalRow(Row, table="consumer_totals"):
+    """Calls of a consumer with a key to a pipeline, of one class, within a day."""
+
+    environment_id: Col[int] = column(Integer, primary_key=True)
+    since: Col[int] = column(BigInteger, primary_key=True)  # seconds since the epoch
+    consumer_id: Col[int] = column(Integer, primary_key=True)  # 0: not known
+    key_id: Col[str] = column(String(32), primary_key=True)  # empty: not known
+    pipeline: Col[str] = column(String(80), primary_key=True)
+    outcome_class: Col[str] = column(String(16), primary_key=True)
+    calls: Col[int] = column(BigInteger)
+    last: Col[int] = column(BigInteger)  # the start of the hour of the last call
+    indexes = (Index("ix_consumer_totals_consumer", "environment_id", "consumer_id", "since"),)
     sqlite_rowid = False
 
 

@@ -11,9 +11,16 @@ import sqlalchemy as sa
 from penstock.contracts.run_status import UNFINISHED
 from penstock.db.columns import spellings
 from penstock.db.engine import Engine, writing
-from penstock.db.paging import containing
+from penstock.db.paging import containing, most_common
 from penstock.db.rows import AnyColumn, Col, joined
-from penstock.db.run_tables import DurableRunRow, RunDetailRow, RunLogLineRow, RunRow
+from penstock.db.run_tables import (
+    IS_SLOW,
+    SLOW_MICROS,
+    DurableRunRow,
+    RunDetailRow,
+    RunLogLineRow,
+    RunRow,
+)
 from penstock.db.tables import ConsumerRow
 
 PURGED_AT_A_TIME = 500
@@ -142,6 +149,8 @@ class RunFilter:
             conditions.append(sa.text("status <> 'succeeded'"))  # type: ignore[arg-type]  # a text is any condition
         if self.micros is not None:
             conditions.append(RunRow.micros >= self.micros)
+            if self.micros >= SLOW_MICROS:  # the condition of the partial index
+                conditions.append(sa.text(IS_SLOW))  # type: ignore[arg-type]  # a text is any condition
         if self.since is not None:
             conditions.append(RunRow.id >= self.since)
         if self.until is not None:
@@ -160,20 +169,18 @@ def page(
 
 
 def most_frequent(
-    connection: sa.Connection, chosen: RunFilter, column: AnyColumn, *, limit: int
-) -> list[tuple[str, int]]:
-    """Return the most frequent values of a column among the newest 10,000 runs that match."""
+    connection: sa.Connection, chosen: RunFilter, columns: Sequence[AnyColumn], *, limit: int
+) -> list[list[tuple[str, int]]]:
+    """Return the most frequent values of some columns among the newest 10,000 runs that match."""
     newest = (
-        sa.select(column.label("value"))
-        .where(*chosen.conditions(), column.is_not(None))
+        sa.select(*columns)
+        .where(*chosen.conditions())
         .order_by(RunRow.id.desc())
         .limit(MAX_COUNTED)
         .subquery()
     )
-    number = sa.func.count()
-    query = sa.select(newest.c.value, number).group_by(newest.c.value)
-    rows = connection.execute(query.order_by(number.desc(), newest.c.value).limit(limit))
-    return [(str(value), int(runs)) for value, runs in rows]
+    groups = connection.execute(sa.select(*newest.c, sa.func.count()).group_by(*newest.c)).all()
+    return [most_common(groups, place, limit) for place in range(len(columns))]
 
 
 def _with_text(search: str) -> list[sa.ColumnElement[bool]]:

@@ -181,7 +181,7 @@ class ApiKeyRow(ConsumerScopedRow, table="api_keys"):
     indexes = (
         Index("ix_api_keys_created_at", "created_at", "id"),
         Index("ix_api_keys_last_four", "last_four"),
-        Index("ix_api_keys_expires_at", "expires_at"),
+        Index("ix_api_keys_expires_at", "environment_id", "expires_at"),
     )
 
 
@@ -338,6 +338,8 @@ class AuditEventRow(Row, table="audit_events"):
     indexes = (
         Index("ix_audit_events_at", "at"),
         Index("ix_audit_events_subject", "subject", "id"),
+        Index("ix_audit_events_actor", "actor", "id"),
+        Index("ix_audit_events_action", "action", "id"),
     )
 
 

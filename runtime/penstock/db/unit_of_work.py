@@ -20,6 +20,7 @@ from penstock.db.tables import NamedRow, UserSessionRow
 
 RowType = TypeVar("RowType", bound=Row)
 Values = Mapping[AnyColumn, object]  # a value for each column
+MAX_NEAR = 1_000  # values that a wrong name is compared with
 
 
 class RowReader:
@@ -44,6 +45,21 @@ class RowReader:
     def names(self, kind: type[NamedRow]) -> list[str]:
         """Return all names in a table, sorted."""
         return list(self._connection.scalars(sa.select(kind.name).order_by(kind.name)))
+
+    def near(self, column: AnyColumn, text: str) -> list[str]:
+        """Return the values of a column that are next to a text in their order, 1,000 at most.
+
+        One of them may be meant by a wrong text. The column has an index.
+        """
+        halves = (
+            sa.select(column).where(column >= text).order_by(column),
+            sa.select(column).where(column < text).order_by(column.desc()),
+        )
+        return [
+            value
+            for half in halves
+            for value in self._connection.scalars(half.limit(MAX_NEAR // 2))
+        ]
 
 
 class AccessChange(RowReader):

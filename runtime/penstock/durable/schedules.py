@@ -30,6 +30,15 @@ def next_tick(schedule: Schedule, now: datetime) -> datetime | None:
     return at
 
 
+def next_ticks(schedule: Schedule, now: datetime, number: int) -> list[datetime]:
+    """Return the first ticks after a moment; fewer where there are no more in fifty years."""
+    ticks = _ticks(schedule, now)
+    moments: list[datetime] = []
+    with suppress(CroniterBadDateError):
+        moments.extend(ticks.get_next(datetime) for _ in range(number))
+    return moments
+
+
 def last_ticks(schedule: Schedule, now: datetime, number: int) -> list[datetime]:
     """Return the last ticks before a moment, oldest first; fewer where there were no more."""
     ticks = _ticks(schedule, now)

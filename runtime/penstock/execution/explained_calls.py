@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from penstock.access.encryption import SecretBox
-from penstock.access.presented_keys import key_by_id
+from penstock.access.presented_keys import FoundKey, key_by_id
 from penstock.access.snapshot import Snapshot
 from penstock.db.engine import Engine
 from penstock.errors import UnknownName
@@ -82,18 +82,20 @@ def explain_call(
     other = (other_change(call.reason),)
     if call.reason not in DECIDED_BY_GATE:
         return ExplainedCall(call, None, other)
-    access = Snapshot(call.environment, box)
+    found = key_by_id(engine, call.key_id) if call.key_id is not None else None
+    names = {call.consumer, found[0].consumer if found is not None else None}
+    access = Snapshot(call.environment, box, consumers=[name for name in names if name])
     access.read(engine)
     try:
         bare = examination_of(catalog, evaluator, access, engine, Attempt(call.pipeline))
-        attempt = _attempt(engine, call, bare.decide().evaluation)
+        attempt = _attempt(call, found, bare.decide().evaluation)
         explanation = explain(examination_of(catalog, evaluator, access, engine, attempt))
     except UnknownName:
         return ExplainedCall(call, None, other)
     return ExplainedCall(call, explanation, explanation.changes)
 
 
-def _attempt(engine: Engine, call: RejectedView, evaluation: Evaluation) -> Attempt:
+def _attempt(call: RejectedView, found: FoundKey | None, evaluation: Evaluation) -> Attempt:
     """Return the call as its record describes it. Credentials that passed then are valid now."""
     requires, reason = evaluation.requires, call.reason
     proven = call.consumer is not None and reason != "invalid-api-key"
@@ -105,7 +107,6 @@ def _attempt(engine: Engine, call: RejectedView, evaluation: Evaluation) -> Atte
     others = requires - {API_KEY, TOKEN} if proven else frozenset()
     key: PresentedKey | None = None
     if call.key_id is not None:
-        found = key_by_id(engine, call.key_id)
         key = presented(found) if found is not None else UNKNOWN_KEY
     elif reason in {"invalid-api-key", "invalid-token"}:
         key = UNKNOWN_KEY

@@ -11,9 +11,6 @@ from penstock.access.lookup import consumer_row, environment_row
 from penstock.db import rejected_calls as stored
 from penstock.db.engine import Engine, reading
 from penstock.db.rejected_calls import NamedRejectedCallRow, RejectedFilter
-from penstock.db.rows import AnyColumn
-from penstock.db.run_tables import RejectedCallRow
-from penstock.db.tables import ConsumerRow
 from penstock.db.unit_of_work import RowReader
 from penstock.errors import UnknownName
 from penstock.runs.ids import first_id, is_run_id, millis_of
@@ -126,16 +123,9 @@ class MostFrequent:
 
 def most_frequent(engine: Engine, asked: RejectedQuery) -> MostFrequent:
     """Return the most frequent reasons, consumers and addresses of calls. Raises UnknownName."""
-    columns: tuple[AnyColumn, ...] = (
-        RejectedCallRow.problem,
-        ConsumerRow.name,
-        RejectedCallRow.address,
-    )
     with reading(engine) as connection:
         chosen = asked.chosen(RowReader(connection))
-        return MostFrequent(
-            *(stored.most_frequent(connection, chosen, column, limit=TOP) for column in columns)
-        )
+        return MostFrequent(*stored.most_frequent(connection, chosen, limit=TOP))
 
 
 def count_of_consumers(engine: Engine, environment_id: int, since: float) -> int:

@@ -11,10 +11,11 @@ from penstock.access.lookup import consumer_row, environment_row
 from penstock.db import run_log_lines
 from penstock.db import runs as stored
 from penstock.db.api_keys import last_characters
+from penstock.db.consumers import names_of
 from penstock.db.engine import Engine, reading
 from penstock.db.run_tables import RunRow
 from penstock.db.runs import FullRunRow, RunFilter
-from penstock.db.tables import ConsumerRow, EnvironmentRow
+from penstock.db.tables import ApiKeyRow, EnvironmentRow
 from penstock.db.unit_of_work import RowReader
 from penstock.durable.engine import RunStore
 from penstock.durable.run_view import RunView, view_of, with_details, with_engine_state, with_log
@@ -22,6 +23,7 @@ from penstock.errors import UnknownName
 from penstock.runs.ids import first_id, is_run_id
 
 TOP = 6  # values of a list of the most frequent ones
+NO_CONSUMER = 0  # the id that no consumer has
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +48,14 @@ class RunQuery:
 
     def chosen(self, reader: RowReader) -> RunFilter:
         """Return the filter of stored rows. Raises UnknownName."""
+        consumer = consumer_row(reader, self.consumer).id if self.consumer else None
+        if consumer is None and self.key:  # there is an index by consumer, and none by key
+            key = reader.find(ApiKeyRow, {ApiKeyRow.id: self.key})
+            consumer = key.consumer_id if key is not None else NO_CONSUMER
         return RunFilter(
             environment_row(reader, self.environment).id if self.environment else None,
             self.pipelines,
-            consumer_row(reader, self.consumer).id if self.consumer else None,
+            consumer,
             self.key,
             self.status,
             self.error_type,
@@ -88,9 +94,7 @@ def most_frequent(engine: Engine, asked: RunQuery) -> MostFrequent:
     columns = (RunRow.status, RunRow.pipeline, RunRow.error_type)
     with reading(engine) as connection:
         chosen = asked.chosen(RowReader(connection))
-        return MostFrequent(
-            *(stored.most_frequent(connection, chosen, column, limit=TOP) for column in columns)
-        )
+        return MostFrequent(*stored.most_frequent(connection, chosen, columns, limit=TOP))
 
 
 def find_run(
@@ -133,8 +137,9 @@ def _views(
     connection: Any,  # noqa: ANN401  a connection of db
     rows: Sequence[RunRow],
 ) -> list[RunView]:
-    reader = RowReader(connection)
-    environments, consumers = reader.names_by_id(EnvironmentRow), reader.names_by_id(ConsumerRow)
+    environments = RowReader(connection).names_by_id(EnvironmentRow)
+    ids = {row.consumer_id for row in rows if row.consumer_id is not None}
+    consumers = names_of(connection, ids)
     ends = last_characters(connection, {row.key_id for row in rows if row.key_id is not None})
     return [
         view_of(

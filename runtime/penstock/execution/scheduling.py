@@ -101,16 +101,20 @@ class Scheduling:
     evaluator: CatalogEvaluator
     run_store: Callable[[str], RunStore]
 
-    def views(self, environment: str, *, ticks: int = 1) -> list[ScheduleView]:
-        """Return the schedules of an environment, with up to a number of their last ticks.
+    def views(
+        self, environment: str, *, ticks: int = 1, pipeline: str | None = None
+    ) -> list[ScheduleView]:
+        """Return the schedules of an environment, or of one of its pipelines by its id.
 
-        Raises UnknownName.
+        Each has up to a number of its last ticks. Raises UnknownName.
         """
         now = clock.utc_now()
         with reading(self.engine) as connection:
             row = environment_row(RowReader(connection), environment)
             pauses = stored.pauses(connection, row.id)
-        declared = list(self._declared(environment))
+        declared = [
+            each for each in self._declared(environment) if pipeline in {None, each.pipeline.id}
+        ]
         if not declared:
             return []
         moments = {each.id: last_ticks(each.schedule, now, ticks) for each in declared}
@@ -190,7 +194,7 @@ class Scheduling:
         """
         each = self.declared(environment, schedule)
         endpoint = schedule_endpoint(self.catalog, each.pipeline.id, each.schedule.path)
-        access = Snapshot(environment, self.box)
+        access = Snapshot(environment, self.box, consumers=())
         access.read(self.engine)
         if endpoint is None or not self._is_startable(access, each.pipeline.id):
             raise PenstockError(

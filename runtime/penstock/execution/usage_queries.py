@@ -101,6 +101,35 @@ def usage_of(engine: Engine, asked: UsageQuery, by: str, *, limit: int = 100) ->
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class CallerActivity:
+    """The calls of a consumer to a pipeline. `last` is the start of the hour of the last one."""
+
+    calls: int
+    failed: int
+    rejected: int
+    last: datetime
+
+
+def callers_of(
+    engine: Engine, environment: str, pipeline: str, consumers: Sequence[int], since: float
+) -> dict[int, CallerActivity]:
+    """Return the calls of some consumers to a pipeline since a moment, by their ids.
+
+    Raises UnknownName.
+    """
+    asked = UsageQuery(environment, pipelines=(pipeline,), since=since)
+    with reading(engine) as connection:
+        chosen = asked.chosen(RowReader(connection))
+        found = consumer_counts.of_consumers(connection, chosen, consumers)
+    return {
+        number: CallerActivity(
+            row.calls, row.failed, row.rejected, datetime.fromtimestamp(row.last, UTC)
+        )
+        for number, row in found.items()
+    }
+
+
 def calls_by_interval(
     engine: Engine, asked: UsageQuery, start: float, end: float, step: int
 ) -> tuple[list[int], dict[str, list[int]]]:
@@ -112,8 +141,8 @@ def calls_by_interval(
     times = list(range(int(start) // step * step, int(end) + 1, step))
     numbers: dict[str, list[int]] = {}
     with reading(engine) as connection:
-        for moment, name, calls in consumer_counts.by_hour(
-            connection, asked.chosen(RowReader(connection))
+        for moment, name, calls in consumer_counts.by_interval(
+            connection, asked.chosen(RowReader(connection)), step
         ):
             index = (moment - times[0]) // step
             if 0 <= index < len(times):

@@ -12,7 +12,12 @@ from penstock.db import deployments as stored
 from penstock.db.engine import Connection, Engine, reading
 from penstock.errors import UnknownName, UsageError
 from penstock.gate.compliance import SERVED_STATES, State
-from penstock.host.deployment_changes import Changes, changes_text, read_changes
+from penstock.host.deployment_changes import (
+    Changes,
+    PipelineChange,
+    changes_text,
+    read_changes,
+)
 from penstock.host.process_report import ProcessReport, ReportedPlugin, read_report
 from penstock.host.served import TIMEOUTS_S
 
@@ -108,6 +113,21 @@ def list_deployments(
             connection, environment_ids, search=search, after=after, limit=limit
         )
         return _deployments(connection, rows)
+
+
+def deployments_of(
+    engine: Engine, environments: Collection[str], pipeline: str, *, limit: int
+) -> list[tuple[Deployment, list[PipelineChange]]]:
+    """Return the newest deployments in which a pipeline changed, by its id, with its changes.
+
+    Raises UnknownName for an environment.
+    """
+    # As in JSON: the id of another pipeline may contain this one.
+    deployments = list_deployments(engine, environments, search=f'"{pipeline}"', limit=limit)
+    return [
+        (item, [change for change in item.changes.pipelines if change.id == pipeline])
+        for item in deployments
+    ]
 
 
 def find_deployment(engine: Engine, identifier: str) -> DeploymentDetails:

@@ -72,13 +72,22 @@ class CatalogEvaluator:
 
         `toggles` take the place of options of its trigger, such as `{"api_key": True}`.
         """
+        evaluated = self.evaluate_alone(access, identifier, toggles)
+        return evaluated.on(internal=internal)[identifier]
+
+    def evaluate_alone(
+        self,
+        access: Snapshot,
+        identifier: str,
+        toggles: Mapping[str, Any] = MappingProxyType({}),
+    ) -> EvaluatedPipelines:
+        """Return the evaluation of one pipeline on both listeners; `toggles` as `evaluate_one`."""
         item = self._catalog.loaded[identifier]
         if toggles:
             pipeline = copy(item.pipeline)
             pipeline.trigger = replace(pipeline.trigger, **toggles)
             item = replace(item, pipeline=pipeline)
-        bounded = self._bounded.only({identifier: item})
-        return bounded.evaluate_all(access).on(internal=internal)[identifier]
+        return self._bounded.only({identifier: item}).evaluate_all(access)
 
     def close_all(self) -> EvaluatedPipelines:
         """Return the evaluation that accepts no call, for the time of a slow evaluation."""
@@ -90,8 +99,11 @@ class CatalogEvaluator:
     def evaluate_environment(
         self, engine: Engine, environment: str, box: SecretBox
     ) -> tuple[Snapshot, EvaluatedPipelines]:
-        """Read an environment's access data once, and evaluate every pipeline against it."""
-        access = Snapshot(environment, box)
+        """Read an environment's access data, and evaluate every pipeline against it.
+
+        Pipelines are evaluated without consumers, so their data and their keys are not read.
+        """
+        access = Snapshot(environment, box, consumers=())
         access.read(engine)
         evaluated = self.evaluate_all(access)
         for fault in evaluated.faults:
@@ -124,7 +136,7 @@ class CatalogEvaluator:
         if current is not None and current.environment.name == environment:
             access = copy(current)
         else:
-            access = Snapshot(environment, box)
+            access = Snapshot(environment, box, consumers=())
             access.read(engine)
         before = self._bounded.response_violations(access)
         access.variables = {**access.variables, name: value}

@@ -15,7 +15,7 @@ from penstock.gate.attempts import Attempt, PresentedKey
 from penstock.gate.compliance import Evaluation
 from penstock.gate.decisions import Examination
 from penstock.gate.explanations import Explanation, explain
-from penstock.gate.gate_facts import GateFact, gate_facts
+from penstock.gate.gate_facts import GateFact, GateSources, gate_facts
 from penstock.host.catalog import Catalog
 from penstock.host.evaluation import CatalogEvaluator
 
@@ -35,20 +35,33 @@ class GateExplanation:
 
 
 def explain_gate(
-    catalog: Catalog, evaluator: CatalogEvaluator, access: Snapshot, identifier: str
+    catalog: Catalog,
+    evaluator: CatalogEvaluator,
+    access: Snapshot,
+    identifier: str,
+    *,
+    internal: bool | None = None,
 ) -> GateExplanation:
-    """Return the gate of a pipeline, by its id. Raises UnknownName."""
+    """Return the gate of a pipeline, by its id. Raises UnknownName.
+
+    `internal` chooses the listener; by default it is the external one, where the pipeline has it.
+    """
     item = catalog.loaded.get(identifier)
     if item is None:
         raise UnknownName("pipeline", identifier, catalog.loaded)
-    internal = not item.pipeline.trigger.external and item.pipeline.trigger.internal
-    evaluation = evaluator.evaluate_one(access, identifier, internal=internal)
+    if internal is None:
+        internal = not item.pipeline.trigger.external and item.pipeline.trigger.internal
+    evaluated = evaluator.evaluate_alone(access, identifier)
+    evaluation = evaluated.on(internal=internal)[identifier]
     bare = evaluator.evaluate_one(access, identifier, internal=internal, toggles=NO_TOGGLES)
-    authenticators = catalog.plugins.authenticators
-    file = catalog.plugins.files.get(item.plugin, "")
-    facts = (
-        () if item.broken else gate_facts(evaluation, bare.requires, access, authenticators, file)
+    sources = GateSources(
+        bare.requires,
+        tuple(catalog.plugins.authenticators),
+        catalog.plugins.files.get(item.plugin, ""),
+        evaluated.responses,
+        internal=internal,
     )
+    facts = () if item.broken else gate_facts(evaluation, access, sources)
     return GateExplanation(identifier, access.environment.name, evaluation, facts)
 
 

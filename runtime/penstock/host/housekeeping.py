@@ -11,7 +11,16 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from penstock import clock, logs, threads
-from penstock.db import call_counts, consumer_counts, deployments, processes, rejected_calls, runs
+from penstock.db import (
+    call_counts,
+    call_totals,
+    consumer_counts,
+    consumer_totals,
+    deployments,
+    processes,
+    rejected_calls,
+    runs,
+)
 from penstock.db.api_keys import touch_keys
 from penstock.db.clock import measure
 from penstock.db.engine import Engine, close_idle_sessions, open_engine
@@ -123,12 +132,20 @@ class Housekeeping:
                 time.sleep(PAUSE_BETWEEN_BATCHES_S)
             processes.delete_silent_servers(engine, environment.id, silent=FORGET_PROCESS_S)
             deployments.purge(engine, environment.id)
-            call_counts.roll_up(engine, environment.id, now)
+            self._add_up_counts(engine, environment.id, now)
             oldest_count = int(now - max(environment.run_retention, MIN_COUNTS_RETENTION_S))
             call_counts.purge(engine, environment.id, oldest_count)
             consumer_counts.purge(engine, environment.id, oldest_count)
+            call_totals.purge(engine, environment.id, oldest_count)
+            consumer_totals.purge(engine, environment.id, oldest_count)
             if time.monotonic() >= until:
                 self._signals.due.set()
+
+    def _add_up_counts(self, engine: Engine, environment_id: int, now: float) -> None:
+        """Add old minutes to their hours, and hours to the totals that pages read."""
+        late = call_counts.roll_up(engine, environment_id, now)
+        call_totals.add_up(engine, environment_id, now - call_counts.MINUTES_KEPT_S, late)
+        consumer_totals.add_up(engine, environment_id, now)
 
     def _continues(self, until: float) -> bool:
         return not self._signals.stop.is_set() and time.monotonic() < until

@@ -1,4 +1,4 @@
-"""The threads of a process besides those of calls: they follow, listen, keep house and watch."""
+"""The threads of a process besides those of calls: follow, listen, keep house, watch, alert."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from penstock import threads
 from penstock.db.engine import Engine, open_engine
 from penstock.db.history import HistoryPoint
 from penstock.db.postgres import listen
+from penstock.host.alerting import Alerting
 from penstock.host.background import BackgroundErrors
 from penstock.host.follower import POLL_S, POLL_WHEN_LISTENING_S, Follower
 from penstock.host.housekeeping import Housekeeping
@@ -67,6 +68,7 @@ class Upkeep:
             ("penstock-follow", follower.follow, True),
             ("penstock-house", housekeeping.run, True),
             ("penstock-watch", watcher.run, True),
+            ("penstock-alerts", Alerting(self._parts, signals).run, False),
         ]
         if listens:
             # Not essential: without it the follower polls more often.

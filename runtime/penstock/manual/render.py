@@ -68,11 +68,14 @@ def _lead(token: Token, folder: str, address: Address) -> None:
 def _wrap_tables(tokens: Sequence[Token]) -> list[Token]:
     """Put each table into a box that scrolls, for narrow screens."""
     wrapped: list[Token] = []
+    number = 0
     for token in tokens:
         if token.type == "table_open":
             box = Token("box_open", "div", 1, block=True)
-            # A box that scrolls must be reachable with the keyboard.
-            box.attrs = {"class": "table", "tabindex": "0", "role": "region", "aria-label": "Table"}
+            # A box that scrolls must be reachable with the keyboard, and has a name of its own.
+            number += 1
+            label = f"Table {number}"
+            box.attrs = {"class": "table", "tabindex": "0", "role": "region", "aria-label": label}
             wrapped.append(box)
         wrapped.append(token)
         if token.type == "table_close":

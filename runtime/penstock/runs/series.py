@@ -43,11 +43,13 @@ class Series(NamedTuple):
     values: Sequence[float | None]
 
 
-def intervals(environment_id: int, start: float, end: float, step: int) -> Intervals:
+def intervals(
+    environment_id: int, start: float, end: float, step: int, pipeline: str = ""
+) -> Intervals:
     """Return intervals of `step` seconds, or longer ones where counts are stored by the hour."""
     if start < time.time() - MINUTES_KEPT_S:
         step = max(HOUR, -(-step // HOUR) * HOUR)
-    return Intervals(environment_id, int(start) // step * step, int(end) + 1, step)
+    return Intervals(environment_id, int(start) // step * step, int(end) + 1, step, pipeline)
 
 
 def series_of(engine: Engine, metric: str, by: str, chosen: Intervals) -> list[Series]:
@@ -60,9 +62,14 @@ def series_of(engine: Engine, metric: str, by: str, chosen: Intervals) -> list[S
     kind = cast("Kind", metric)
     with reading(engine) as connection:
         if by == "consumer":
-            asked = UsageFilter(chosen.environment_id, since=chosen.start, until=chosen.end)
+            pipelines = [chosen.pipeline] if chosen.pipeline else []
+            asked = UsageFilter(
+                chosen.environment_id, None, None, pipelines, chosen.start, chosen.end
+            )
             of_class = "rejected" if metric == "rejections" else None
-            counted = consumer_counts.by_consumer(connection, asked, of_class, MAX_SERIES)
+            counted = consumer_counts.by_consumer(
+                connection, asked, of_class, MAX_SERIES, chosen.step
+            )
             return largest(counted, chosen)
         rows = call_sums.sums(
             connection, chosen, kind, "pipeline" if by == "pipeline" else "outcome"
@@ -166,8 +173,8 @@ def activity(name: str, outcomes: Iterable[tuple[str, int]], p95: float | None =
 
 
 def environment_activity(engine: Engine, name: str, chosen: Intervals) -> Activity:
-    """Return the calls of an environment."""
-    whole = Intervals(chosen.environment_id, chosen.start, chosen.end, chosen.end)
+    """Return the calls of an environment, or of the pipeline that is chosen."""
+    whole = replace(chosen, step=chosen.end)
     with reading(engine) as connection:
         outcomes = call_sums.sums(connection, whole, "calls", "outcome")
         rows = call_sums.histograms(connection, whole)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from penstock.contracts.outcomes import FAULTS, REJECTIONS, RUN, SUCCESSES
-from penstock.db import call_counts
+from penstock.contracts.outcomes import FAULTS, RUN, SUCCESSES
+from penstock.db import call_counts, call_sums
+from penstock.db.call_sums import Intervals
 from penstock.db.engine import Engine, reading
 from penstock.metrics import LATENCY_BUCKETS_S
 
@@ -132,16 +133,13 @@ def rejections(
 
     `start` and `end` are in seconds since the epoch. Each list has one number for each time.
     """
-    times = list(range(int(start) // step * step, int(end) + 1, step))
+    chosen = Intervals(environment_id, int(start) // step * step, int(end) + 1, step)
+    times = chosen.times
     with reading(engine) as connection:
-        rows = call_counts.by_outcome(
-            connection, environment_id, since=times[0], until=int(end) + 1, step=step
-        )
+        rows = call_sums.sums(connection, chosen, "rejections", "outcome")
     numbers: dict[str, list[int]] = {}
     for moment, outcome, calls in rows:
-        if outcome in REJECTIONS:
-            values = numbers.setdefault(outcome, [0] * len(times))
-            values[(moment - times[0]) // step] += calls
+        numbers.setdefault(outcome, [0] * len(times))[(moment - chosen.start) // step] += calls
     return times, numbers
 
 

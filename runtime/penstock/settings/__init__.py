@@ -1,12 +1,13 @@
 """The settings of a process: declared once, read once from the environment, frozen.
 
-A setting is one field of `RuntimeSettings`, `AccessSettings`, `ConsoleSettings` or
-`ServerSettings`. Its declaration holds name, type, default, help and parser. A check that needs two
-settings is a function below.
+A setting is one field of `RuntimeSettings`, `AccessSettings`, `ConsoleSettings`, `ServerSettings`
+or `MailSettings`. Its declaration holds name, type, default, help and parser. A check that needs
+two settings is a function below.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from penstock.settings.access import AccessSettings
 from penstock.settings.console import ConsoleSettings, Oidc
 from penstock.settings.declaration import Setting, declarations
 from penstock.settings.environment import read, reject_unknown, source
+from penstock.settings.mail import MailSettings
 from penstock.settings.parsers import ENVIRONMENT, port_of
 from penstock.settings.runtime import RuntimeSettings
 from penstock.settings.server import ServerSettings
@@ -25,10 +27,11 @@ __all__ = ["ENVIRONMENT", "SECRET", "SETTINGS", "Oidc", "Setting", "Settings"]
 NO_DATABASE_URL = "the default: PENSTOCK_DATABASE_URL is not set"
 LOCAL_ENVIRONMENTS = frozenset({"dev", "local", "test"})
 LOOPBACK = ("127.", "localhost:", "[::1]:")
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 @dataclass(frozen=True)
-class Settings(ServerSettings, ConsoleSettings, AccessSettings, RuntimeSettings):
+class Settings(MailSettings, ServerSettings, ConsoleSettings, AccessSettings, RuntimeSettings):
     """All settings of one process; none that may hold a secret is in its repr."""
 
     database_from: str = NO_DATABASE_URL  # the variable that the database's URL comes from
@@ -67,6 +70,7 @@ class Settings(ServerSettings, ConsoleSettings, AccessSettings, RuntimeSettings)
             _check_listeners,
             _check_pooler,
             _check_oidc,
+            _check_mail,
         ):
             check(settings)
         return settings
@@ -122,3 +126,16 @@ def _check_oidc(settings: Settings) -> None:
     missing = [name for name, value in required.items() if not value]
     if settings.console_oidc_issuer and missing:
         raise BadSetting(f"PENSTOCK_CONSOLE_OIDC_ISSUER is set; set {' and '.join(missing)} too")
+
+
+def _check_mail(settings: Settings) -> None:
+    if not settings.smtp_host:
+        return
+    if not re.fullmatch(r"[^@\s<>]+@[A-Za-z0-9.-]+", settings.smtp_sender):
+        raise BadSetting("PENSTOCK_SMTP_HOST is set; set PENSTOCK_SMTP_SENDER to an address too")
+    if bool(settings.smtp_user) != bool(settings.smtp_password):
+        raise BadSetting("PENSTOCK_SMTP_USER and PENSTOCK_SMTP_PASSWORD belong together: set both")
+    if settings.smtp_tls == "off" and settings.smtp_host not in LOOPBACK_HOSTS:
+        raise BadSetting(
+            "PENSTOCK_SMTP_TLS is off, and the mail server is not on this host: set starttls or tls"
+        )

@@ -26,6 +26,7 @@ VALUES = {
     sa.Integer: int,
     sa.BigInteger: int,
     sa.SmallInteger: int,
+    sa.Float: float,
     sa.String: str,
     sa.Text: str,
     Json: Any,

@@ -17,6 +17,7 @@ SECRETS = {
     "PENSTOCK_SECRET_KEY": "hush,hush-hush",
     "PENSTOCK_RATE_LIMIT_URL": "redis://:hush@redis:6379",
     "PENSTOCK_CONSOLE_OIDC_CLIENT_SECRET": "hush",
+    "PENSTOCK_SMTP_PASSWORD": "hush",
 }
 
 
