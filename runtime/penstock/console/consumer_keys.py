@@ -218,7 +218,24 @@ def consumers_key_revoke(name: str, key_id: str) -> Response:
     return done(f"Key {key.shown_as} revoked.", "consumers_key", name=name, key_id=key_id)
 
 
-@page("/consumers/<name>/keys/<key_id>/disable", needs=Role.OPERATOR, method="POST", scope=_of_key)
+def _confirm_disable(name: str, key_id: str) -> Confirmation:
+    key = _require_key_of(name, key_id)
+    return Confirmation(
+        f"Disable key {key.shown_as} of {name} in {key.environment}? Calls with this key are"
+        " rejected within a second, until it is enabled.",
+        verb="Disable key",
+        other="Keep active",
+        back=url_for("console.consumers_key", name=name, key_id=key_id),
+    )
+
+
+@page(
+    "/consumers/<name>/keys/<key_id>/disable",
+    needs=Role.OPERATOR,
+    method="POST",
+    scope=_of_key,
+    confirm=_confirm_disable,
+)
 def consumers_key_disable(name: str, key_id: str) -> Response:
     """Disable a key."""
     return _set_enabled(name, key_id, enabled=False)
