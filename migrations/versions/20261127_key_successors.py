@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "20261127_key_successors"
-down_revision = "20261127_totals"
+down_revision = "20261127_run_steps"
 branch_labels = None
 depends_on = None
 

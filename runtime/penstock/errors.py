@@ -12,6 +12,27 @@ from penstock.header_fields import PROBLEM_HEADERS, HeaderValue, header_fields
 RETRYABLE_STATUSES = frozenset({408, 425, 429})  # client errors that a retry can solve
 
 
+APOSTROPHE, TYPOGRAPHIC_APOSTROPHE = "'", "\N{RIGHT SINGLE QUOTATION MARK}"
+MAX_QUOTED_LENGTH = 80  # characters of a value in the text of an error
+
+
+def quoted(value: object) -> str:
+    """Return a value in quotes as the text of an error shows it: one short, visible line.
+
+    A character that can't be seen, or that changes the direction of the text, is shown by its code
+    point. A value that is no text has no quotes. Pages replace the quotes by typographic ones.
+    """
+    text = str(value)
+    if len(text) > MAX_QUOTED_LENGTH:
+        text = f"{text[:MAX_QUOTED_LENGTH]}…"
+    shown = "".join(
+        character if character.isprintable() else f"U+{ord(character):04X}" for character in text
+    )
+    if not isinstance(value, str):
+        return shown
+    return f"'{shown.replace(APOSTROPHE, TYPOGRAPHIC_APOSTROPHE)}'"
+
+
 def title_of(code: str) -> str:
     """Return the title of a problem type: `Invalid API key` for `invalid-api-key`."""
     return code.replace("-", " ").capitalize().replace("api key", "API key")
@@ -217,13 +238,23 @@ class UsageError(PenstockError):
     exit_code = 2
 
 
+class TooLong(UsageError):
+    """A text has more characters than its kind may have."""
+
+    def __init__(self, kind: str, text: str, longest: int) -> None:
+        super().__init__(
+            f"the {kind} has {len(text)} characters; write at most {longest} characters"
+        )
+        self.kind = kind
+
+
 class UnknownName(UsageError):
     """No object of that kind has that name; the text suggests the nearest one."""
 
     def __init__(self, kind: str, name: str, names: Iterable[str] = (), *, fix: str = "") -> None:
         near = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else (f"; {fix}" if fix else "")
-        super().__init__(f"no {kind} is named {name!r}{hint}")
+        hint = f"; did you mean {quoted(near[0])}?" if near else (f"; {fix}" if fix else "")
+        super().__init__(f"no {kind} is named {quoted(name)}{hint}")
         self.kind = kind
 
 
@@ -245,7 +276,7 @@ class AlreadyExists(PenstockError):
     """Another object of that kind has that name."""
 
     def __init__(self, kind: str, name: str) -> None:
-        super().__init__(f"{kind} {name!r} exists already")
+        super().__init__(f"{kind} {quoted(name)} exists already")
 
 
 class CannotStart(PenstockError):

@@ -267,7 +267,7 @@ def _address(rule: Rule, names: Names) -> str | None:
     for argument in rule.arguments:
         converters = (f"<{argument}>", f"<int:{argument}>", f"<path:{argument}>")
         for converter in converters:
-            path = path.replace(converter, quote(values[argument], safe="/"))
+            path = path.replace(converter, quote(values.get(argument, "unknown"), safe="/"))
     query = QUERIES.get(endpoint, "")
     return path + (f"?{query}" if query else "")
 
@@ -357,6 +357,8 @@ class Bench:
     def _first(self, address: str) -> float:
         def measure() -> float:
             self.app.host.start(kind="serve")
+            if self.app.prepare is not None:  # as a worker of the server does
+                self.app.prepare()
             return Browser(self.app, self.cookie).request(address).ms
 
         result: float = in_child(measure)

@@ -13,6 +13,7 @@ from penstock.access import consumers, limits, sessions, variables
 from penstock.console import kept_forms
 from penstock.console.forms import secret_fields
 from penstock.db.engine import Engine
+from penstock.testing import Runtime
 
 __all__ = ["engine", "oli", "runtime"]
 ENDED = "Your session ended before this form was sent."
@@ -91,16 +92,20 @@ def test_another_user_does_not_see_it(oli: ConsoleClient, expired: Callable[...,
 
 
 def test_secrets_are_not_kept_and_the_cookie_is_encrypted(
-    oli: ConsoleClient, expired: Callable[..., str], runtime: object
+    oli: ConsoleClient, expired: Callable[..., str], runtime: Runtime
 ) -> None:
     path = "/e/test/settings/secrets/new"
     sign_in = expired(path, {"name": "erp_token", "secret": "s3cr3t-value", "days": "30"})
     cookie = oli.http.cookies[kept_forms.COOKIE]
-    box = runtime.application.extensions["penstock-console"].box  # type: ignore[attr-defined]
+    app = runtime.application
+    box = app.extensions["penstock-console"].box
+    with app.app_context():  # what is in the cookie
+        kept = kept_forms.opened(cookie).values
     _, page = signed_in_again(oli, sign_in)
 
     assert secret_fields() >= {"password", "current", "new_password", "again", "secret"}
     assert not re.search("erp_token|s3cr3t", cookie)
+    assert kept == [("name", "erp_token"), ("days", "30")]
     with pytest.raises(Exception, match="encrypted"):  # the keys at rest can't read it
         box.decrypt(cookie.encode())
     assert re.search(r'name="name"[^>]* value="erp_token"', page)

@@ -243,11 +243,14 @@ class TestOneRun:
     def test_sensitive_fields_of_bodies_are_masked(self, runtime: Runtime) -> None:
         run = call(runtime, json={"card": "4111-1111", "item": "pump"})
         engine_of(runtime)
-        page = words_of(ConsoleClient.of(runtime, "vic").get(f"/e/test/runs/{run}").text)
+        vic = ConsoleClient.of(runtime, "vic")
+        page, output = (
+            words_of(vic.text(f"/e/test/runs/{run}", tab=tab)) for tab in ("input", "output")
+        )
 
         assert '"card": "***"' in page
         assert '"item": "pump"' in page
-        assert '"charged": 12' in page
+        assert '"charged": 12' in output
         assert "4111" not in page
 
     def test_bodies_and_exceptions_never_become_markup(self, runtime: Runtime) -> None:
@@ -259,7 +262,10 @@ class TestOneRun:
         ]
         runtime.work()
         vic = ConsoleClient.of(runtime, "vic")
-        pages = [vic.get(f"/e/test/runs/{run}").text for run in runs] + [
+        pages = [
+            vic.get(f"/e/test/runs/{run}", tab=tab).text
+            for run, tab in zip(runs, ("timeline", "input", "output", "timeline"), strict=True)
+        ] + [
             vic.get("/e/test/runs", **{name: EVIL}).text for name in ("pipeline", "id", "consumer")
         ]
 

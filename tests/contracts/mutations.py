@@ -234,10 +234,10 @@ MUTATIONS = (
     # The console.
     mutation("the console takes forms without a CSRF token", "runtime/penstock/console/pages.py", "            csrf.protect()\n        except CSRFError:\n            abort", "            pass\n        except CSRFError:\n            abort", "tests/console/test_roles.py", "csrf_token"),
     mutation("a form is kept over a sign-in without a CSRF token", "runtime/penstock/console/pages.py", "        csrf.protect()\n        values", "        values", "tests/console/test_kept_forms.py", "not_kept"),
-    mutation("a kept form is shown to another user", "runtime/penstock/console/kept_forms.py", "if owner != user or path", "if path", "tests/console/test_kept_forms.py", "another_user"),
+    mutation("a kept form is shown to another user", "runtime/penstock/console/kept_forms.py", "form.user != user or ", "", "tests/console/test_kept_forms.py", "another_user"),
     mutation("secrets are kept over a sign-in", "runtime/penstock/console/kept_forms.py", '{"csrf_token", *secret_fields}', '{"csrf_token"}', "tests/console/test_kept_forms.py", "secrets_are_not_kept"),
     mutation("a role may do anything", "runtime/penstock/console/pages.py", "if g.role is None or not g.role.may(needed):", "if False:", "tests/console/test_roles.py", "no_further"),
-    mutation("a role of one environment counts in all", "runtime/penstock/console/pages.py", "[signed_in.role_in(name) for name in names]", "[signed_in.highest_role for name in names]", "tests/console/test_environment_roles.py", "asks_for_its_role"),
+    mutation("a role of one environment counts in all", "runtime/penstock/console/pages.py", "[signed_in.role_in(name) for name in names]", "[signed_in.highest_role for name in names]", "tests/console/test_environment_roles.py", "gives_roles_on_the_page"),
     mutation("wider changes need no second approval", "runtime/penstock/audit/approvals.py", "if approval is None and not row.second_approval:", "if approval is None:", "tests/unit/access/test_approvals.py", "waits_and_is_applied"),
     mutation("an author approves their own change", "runtime/penstock/audit/approvals.py", "if change.author.casefold() == approver.casefold():", "if False:", "tests/unit/access/test_approvals.py", "waits_and_is_applied"),
     mutation("an approval applies to another state", "runtime/penstock/audit/approvals.py", "if approval.proposal != proposal:", "if False:", "tests/unit/access/test_approvals.py", "moved_on"),

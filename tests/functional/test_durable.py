@@ -187,6 +187,8 @@ def test_the_run_of_a_killed_worker_continues_elsewhere_and_repeats_no_finished_
     ]
     until(lambda: sum("second begins" in line for line in noted(place)))
     second = worker(place)
+    shown = ("runs", "show", location.rpartition("/")[2], "--format", "json")
+    until(lambda: place.run(*shown).stdout.count('"running": true') == 2)
 
     first.kill()
     until(lambda: sum("second begins" in line for line in noted(place)) == 2)
@@ -203,8 +205,12 @@ def test_the_run_of_a_killed_worker_continues_elsewhere_and_repeats_no_finished_
         f"second ends in {second.pid}",
         f"third ends in {second.pid}",
     ]
-    run = json.loads(place.run("runs", "show", document["id"], "--format", "json").stdout)
+    run = json.loads(place.run(*shown).stdout)
     assert (run["status"], run["recoveries"]) == ("succeeded", 1)
+    assert {
+        step["label"]: [attempt.get("interrupted", False) for attempt in step["attempts"]]
+        for step in run["steps"]
+    } == {"first": [False], "second": [True, False], "third": [True, False]}
 
 
 def test_a_stopping_worker_lets_its_runs_end(

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from penstock import audit
 from penstock.access.lookup import ConsumerPlace, consumer_in, consumer_row, environment_row
-from penstock.access.texts import MAX_NOTE, require_length
+from penstock.access.texts import check_text
 from penstock.contracts.keys import digest_of, make_api_key
 from penstock.db import api_keys as stored
 from penstock.db.api_keys import KeyFilter
@@ -77,7 +77,7 @@ def create_key(
 
     `expires` is a time from now or a moment; None: never. Raises UsageError and UnknownName.
     """
-    require_length("the note of a key", note, MAX_NOTE)
+    check_text("note", note)
     with audit.change(
         engine, actor, audit.Action.KEY_CREATED, consumer, environment=environment
     ) as (rows, detail):

@@ -18,7 +18,7 @@ from penstock.access.seen import require_seen
 from penstock.db.consumer_settings import NamedCallbackTargetRow
 from penstock.db.engine import Engine
 from penstock.db.tables import CallbackTargetRow
-from penstock.errors import UnknownName, UsageError
+from penstock.errors import UnknownName, UsageError, quoted
 
 MAX_PREFIX_LENGTH = 255  # the length of its column
 PORTS = {"https": 443, "http": 80}
@@ -114,7 +114,7 @@ def allow_callbacks(  # noqa: PLR0913  one argument a fact
         good = False
     if not good or parts.query or parts.fragment or parts.username is not None:
         raise UsageError(
-            f"{prefix!r} is no URL to send callbacks below; write one such as"
+            f"{quoted(prefix)} is no URL to send callbacks below; write one such as"
             " https://erp.acme.example/hooks"
         )
     if parts.scheme == "http" and not private:
@@ -155,7 +155,7 @@ def remove_callbacks(
         prefixes = [row.prefix for row in active]
         if prefix not in prefixes:
             raise UnknownName(
-                f"callback target of {consumer!r} in {environment!r}", prefix, prefixes
+                f"callback target of {quoted(consumer)} in {quoted(environment)}", prefix, prefixes
             )
         rows.set(
             CallbackTargetRow,

@@ -19,14 +19,14 @@ from penstock.access.lookup import (
 )
 from penstock.access.pipelines import Offered, among, in_order, meant_by, stored_in
 from penstock.access.seen import require_seen
-from penstock.access.texts import MAX_DESCRIPTION, require_length
+from penstock.access.texts import check_text
 from penstock.audit.approvals import ApprovalRequired, Kind, gate, is_applying
 from penstock.db import consumers as stored
 from penstock.db.api_keys import KeyFilter, list_keys
 from penstock.db.engine import Engine, reading
 from penstock.db.tables import AssociationRow, ConsumerRow, EnvironmentRow, NewPipelinesRow
 from penstock.db.unit_of_work import AccessChange, RowReader, access_change
-from penstock.errors import AlreadyExists, UsageError
+from penstock.errors import AlreadyExists, UsageError, quoted
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
@@ -80,10 +80,10 @@ def create_consumer(engine: Engine, actor: str, name: str, description: str = ""
     """Create a consumer without access. Raises UsageError and AlreadyExists."""
     if not NAME.fullmatch(name):
         raise UsageError(
-            f"{name!r} can't name a consumer; use letters, digits, dots, dashes and underscores, 64"
-            " at most"
+            f"{quoted(name)} can't name a consumer; use letters, digits, dots, dashes and"
+            " underscores, 64 at most"
         )
-    require_length("the description of a consumer", description, MAX_DESCRIPTION)
+    check_text("description", description)
     with audit.change(engine, actor, audit.Action.CONSUMER_CREATED, name) as (rows, detail):
         if rows.find(ConsumerRow, {ConsumerRow.name: name}):
             raise AlreadyExists("consumer", name)
@@ -107,7 +107,7 @@ def describe_consumer(
     `seen` is the `state_token` of the description that its author saw; None: none was seen. Raises
     UsageError, UnknownName, and Outdated where another user replaced it meanwhile.
     """
-    require_length("the description of a consumer", description, MAX_DESCRIPTION)
+    check_text("description", description)
     with audit.change(engine, actor, audit.Action.CONSUMER_DESCRIBED, name) as (rows, detail):
         row = consumer_row(rows, name)
         saved = [("Description", row.description or "none")]
@@ -314,7 +314,7 @@ def dissociate(
     ) as (rows, detail):
         place = consumer_in(rows, consumer, environment)
         current = _pipelines_of(rows, place)
-        noun = f"pipeline associated with {consumer!r} in {environment!r}"
+        noun = f"pipeline associated with {quoted(consumer)} in {quoted(environment)}"
         identifiers = in_order(
             {identifier for word in pipelines for identifier in among(word, current, noun)}
         )

@@ -16,7 +16,7 @@ from penstock.contracts.access import MAX_TOKEN_LIFETIME
 from penstock.db.engine import Engine, reading
 from penstock.db.tables import EnvironmentRow, PolicyVersionRow
 from penstock.db.unit_of_work import RowReader, Values
-from penstock.errors import AlreadyExists, UsageError
+from penstock.errors import AlreadyExists, UsageError, quoted
 from penstock.settings import ENVIRONMENT
 
 STRICTEST_POLICY = "jwt-api-key"
@@ -42,7 +42,7 @@ class EnvironmentChange:
             raise UsageError("runs are remembered for at least 1m and at most ten years")
         if self.record_bodies is not None and self.record_bodies not in RECORDED:
             raise UsageError(
-                f"{self.record_bodies!r} is nothing that can be kept of bodies; choose one of"
+                f"{quoted(self.record_bodies)} is nothing that can be kept of bodies; choose one of"
                 f" {', '.join(RECORDED)}"
             )
         longest = MAX_TOKEN_LIFETIME.total_seconds()
@@ -76,7 +76,7 @@ def create_environment(engine: Engine, actor: str, name: str, box: SecretBox) ->
     """
     if not ENVIRONMENT.fullmatch(name):
         raise UsageError(
-            f"{name!r} can't name an environment; use 1 to 31 lower-case letters, digits and"
+            f"{quoted(name)} can't name an environment; use 1 to 31 lower-case letters, digits and"
             " dashes, a letter first"
         )
     now = datetime.now(UTC)

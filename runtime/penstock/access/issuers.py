@@ -17,7 +17,7 @@ from penstock.contracts.jwks import KeySet, read_key_set
 from penstock.db.engine import Engine, reading
 from penstock.db.tables import EnvironmentRow, IssuerRow
 from penstock.db.unit_of_work import RowReader, Values
-from penstock.errors import UnknownName, UsageError
+from penstock.errors import UnknownName, UsageError, quoted
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 VISIBLE = re.compile(r"[\x21-\x7e]{1,255}")  # 255 is the length of the column
@@ -47,9 +47,9 @@ def check_url(what: str, url: str) -> None:
         good = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
         good = good and VISIBLE.fullmatch(url) is not None and parts.port != 0
     except ValueError:
-        raise UsageError(f"{what} {url!r} is no URL") from None
+        raise UsageError(f"{what} {quoted(url)} is no URL") from None
     if not good or not parts.hostname or parts.fragment:
-        raise UsageError(f"{what} {url!r} is no https URL")
+        raise UsageError(f"{what} {quoted(url)} is no https URL")
     if parts.username is not None or parts.password is not None:
         raise UsageError(f"{what} must not contain a user or a password")
 
@@ -69,7 +69,7 @@ def check_issuer(issuer: str) -> None:
         good = False
     if not good:
         raise UsageError(
-            f"{issuer!r} can be no issuer; write the iss of its tokens, such as"
+            f"{quoted(issuer)} can be no issuer; write the iss of its tokens, such as"
             " https://id.example.com (1 to 255 visible ASCII characters)"
         )
 
@@ -135,7 +135,7 @@ def parse_issuer(  # noqa: PLR0913  one argument a fact
 def check_trusted(trusted: TrustedIssuer, *, own: str) -> None:
     """Raise UsageError where an issuer can't be trusted; `own` is that of Penstock's tokens."""
     if trusted.issuer == own:
-        raise UsageError(f"{own!r} is the issuer of our own tokens (PENSTOCK_ISSUER)")
+        raise UsageError(f"{quoted(own)} is the issuer of our own tokens (PENSTOCK_ISSUER)")
     check_issuer(trusted.issuer)
     if (
         not trusted.audience.strip()
@@ -241,7 +241,7 @@ def distrust_issuer(engine: Engine, actor: str, environment: str, issuer: str) -
         match: Values = {IssuerRow.environment_id: environment_row(rows, environment).id}
         trusted = [row.issuer for row in rows.all(IssuerRow, {**match, IssuerRow.active: True})]
         if issuer not in trusted:
-            raise UnknownName(f"trusted issuer of {environment!r}", issuer, trusted)
+            raise UnknownName(f"trusted issuer of {quoted(environment)}", issuer, trusted)
         rows.set(IssuerRow, {**match, IssuerRow.issuer: issuer}, {IssuerRow.active: False})
 
 

@@ -23,7 +23,7 @@ from penstock.db.consumer_settings import NamedAddressRuleRow, NamedLimitRow
 from penstock.db.engine import Engine
 from penstock.db.tables import AddressRuleRow, LimitRow
 from penstock.db.unit_of_work import AccessChange, RowReader
-from penstock.errors import UnknownName, UsageError
+from penstock.errors import UnknownName, UsageError, quoted
 
 BY = ("consumer", "key", "address")
 
@@ -50,7 +50,7 @@ def check_rate(rate: Rate) -> None:
         raise UsageError(f"{problem}; {fix}")
     if rate.by not in BY:
         raise UsageError(
-            f"a consumer's limit can't be counted by {rate.by!r}; use one of {', '.join(BY)}"
+            f"a consumer's limit can't be counted by {quoted(rate.by)}; use one of {', '.join(BY)}"
         )
 
 
@@ -138,23 +138,28 @@ def _check_beside(rate: Rate, others: list[Rate]) -> None:
             raise UsageError(f"the limit {limit} can never be used up beside {other}; {fix}")
 
 
+@dataclass(frozen=True, slots=True)
+class RemovedLimits:
+    """How many limits were removed, and those that the consumer still has, as texts."""
+
+    number: int
+    left: list[str]
+
+
 def remove_limits(
     engine: Engine, actor: str, consumer: str, environment: str, *, pipeline: str = ""
-) -> int:
+) -> RemovedLimits:
     """Remove the limits of a consumer for a pipeline, or those of all pipelines together.
 
-    Return how many there were. Raises UsageError and UnknownName.
+    Raises UsageError and UnknownName.
     """
     with audit.change(
         engine, actor, audit.Action.LIMIT_REMOVED, consumer, environment=environment
     ) as (rows, detail):
         place = consumer_in(rows, consumer, environment)
         match = place.of(LimitRow)
-        limits = [
-            row
-            for row in rows.all(LimitRow, {**match, LimitRow.active: True})
-            if pipeline in {row.pipeline, name_of(row.pipeline)}
-        ]
+        active = rows.all(LimitRow, {**match, LimitRow.active: True})
+        limits = [row for row in active if pipeline in {row.pipeline, name_of(row.pipeline)}]
         if not limits:
             raise UsageError(
                 f"{consumer} has no limit {'at ' + pipeline if pipeline else 'over all pipelines'}"
@@ -176,7 +181,11 @@ def remove_limits(
             removed=[row.rate for row in by_id],
             pipelines=in_order({row.pipeline for row in by_id}) if pipeline else None,
         )
-        return len(by_id)
+        left = [row for row in active if row not in limits and not is_name(row.pipeline)]
+        return RemovedLimits(
+            len(by_id),
+            sorted(f"{row.rate} at {row.pipeline or 'all pipelines'}" for row in left),
+        )
 
 
 def list_limits(
@@ -298,7 +307,9 @@ def remove_networks(
         for network in removed:
             if network not in listed:
                 raise UnknownName(
-                    f"network on the lists of {consumer!r} in {environment!r}", network, listed
+                    f"network on the lists of {quoted(consumer)} in {quoted(environment)}",
+                    network,
+                    listed,
                 )
             rows.set(
                 AddressRuleRow,

@@ -24,7 +24,7 @@ from penstock.db.tables import (
     PipelineRow,
 )
 from penstock.db.unit_of_work import AccessChange, RowReader, Values
-from penstock.errors import UnknownName, UsageError
+from penstock.errors import UnknownName, UsageError, quoted
 
 Offered = Mapping[str, str]
 
@@ -52,13 +52,15 @@ def meant_by(word: str, offered: Offered, stored: Iterable[str] = ()) -> list[st
     plugins = sorted({offered[identifier] for identifier in identifiers})
     if len(plugins) > 1:
         raise UsageError(
-            f"{word!r} is offered by plugins {' and '.join(plugins)}; write an id, such as"
+            f"{quoted(word)} is offered by plugins {' and '.join(plugins)}; write an id, such as"
             f" {in_order(identifiers)[0]}"
         )
     if not identifiers:
         seen = in_order(identifier for identifier in stored if name_of(identifier) == word)
         if seen:
-            raise UsageError(f"no plugin offers {word!r} here; write the id: {' or '.join(seen)}")
+            raise UsageError(
+                f"no plugin offers {quoted(word)} here; write the id: {' or '.join(seen)}"
+            )
         raise UnknownName("pipeline", word, {*map(name_of, offered), *map(name_of, stored)})
     return in_order(identifiers)
 

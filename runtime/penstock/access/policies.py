@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from penstock import audit
 from penstock.access.lookup import environment_row
+from penstock.access.texts import check_text
 from penstock.audit.approvals import Kind, gate
 from penstock.db import policies as stored
 from penstock.db.engine import Engine, reading
@@ -56,6 +57,7 @@ def set_policy(  # noqa: PLR0913  one argument a fact
     """
     if internal and grace:
         raise UsageError("the internal policy knows no grace; leave it out")
+    check_text("reason", reason)
     now = datetime.now(UTC)
     until = now + grace if grace else None
     with audit.change(

@@ -8,7 +8,7 @@ from penstock.db import api_keys as stored
 from penstock.db.api_keys import KeyFilter
 from penstock.db.engine import Engine, reading
 from penstock.db.unit_of_work import RowReader
-from penstock.errors import UnknownName
+from penstock.errors import UnknownName, quoted
 
 FoundKey = tuple[ListedKey, bytes]  # with the digest that it is stored under
 
@@ -30,7 +30,7 @@ def key_of(engine: Engine, consumer: str, word: str) -> FoundKey:
         if word == found[0].id or found[0].shown_as.endswith("…" + word.removeprefix("…")):
             return found
     raise UnknownName(
-        f"key of {consumer!r}",
+        f"key of {quoted(consumer)}",
         word,
         (listed.id for listed, _ in keys),
         fix="`penstock key list` shows their ids",

@@ -11,7 +11,7 @@ from penstock.access.lookup import environment_row, in_environment
 from penstock.db.engine import Engine, reading
 from penstock.db.tables import EnvironmentRow, SensitiveFieldRow
 from penstock.db.unit_of_work import RowReader, Values
-from penstock.errors import UnknownName, UsageError
+from penstock.errors import UnknownName, UsageError, quoted
 
 INVALID_ESCAPE = re.compile(r"~(?![01])")  # of a JSON Pointer, RFC 6901 section 3
 MAX_FIELD_LENGTH = 255
@@ -38,7 +38,7 @@ def add_fields(engine: Engine, actor: str, environment: str, fields: Iterable[st
         for field in added:
             if not _is_field(field):
                 raise UsageError(
-                    f"{field!r} names no field; write its name, such as password, or a JSON"
+                    f"{quoted(field)} names no field; write its name, such as password, or a JSON"
                     " Pointer, such as /card/number"
                 )
             rows.put(
@@ -71,7 +71,7 @@ def remove_fields(engine: Engine, actor: str, environment: str, fields: Iterable
         detail["fields"] = removed = sorted(set(fields))
         for field in removed:
             if field not in listed:
-                raise UnknownName(f"sensitive field of {environment!r}", field, listed)
+                raise UnknownName(f"sensitive field of {quoted(environment)}", field, listed)
             rows.set(
                 SensitiveFieldRow,
                 {**match, SensitiveFieldRow.field: field},

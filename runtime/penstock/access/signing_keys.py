@@ -16,7 +16,7 @@ from penstock.contracts.access import LEEWAY, MAX_TOKEN_LIFETIME
 from penstock.db.engine import Engine, reading
 from penstock.db.tables import EnvironmentRow, RevocationRow, SigningKeyRow
 from penstock.db.unit_of_work import AccessChange, RowReader
-from penstock.errors import PenstockError, UnknownName, UsageError
+from penstock.errors import PenstockError, UnknownName, UsageError, quoted
 
 ALGORITHMS = ("EdDSA", "ES256", "RS256", "HS256")
 MAX_JTI_LENGTH = 255  # the length of its column
@@ -91,7 +91,7 @@ def rotate_signing_key(
     """
     if algorithm is not None and algorithm not in ALGORITHMS:
         raise UsageError(
-            f"{algorithm!r} signs no tokens here; choose one of {', '.join(ALGORITHMS)}"
+            f"{quoted(algorithm)} signs no tokens here; choose one of {', '.join(ALGORITHMS)}"
         )
     with audit.change(
         engine, actor, audit.Action.SIGNING_KEY_ROTATED, environment, environment=environment

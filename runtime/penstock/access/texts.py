@@ -1,14 +1,15 @@
-"""How long the free texts are that operators write."""
+"""The longest texts that people may write: descriptions, notes and reasons, in characters."""
 
 from __future__ import annotations
 
-from penstock.errors import UsageError
+from types import MappingProxyType
 
-MAX_DESCRIPTION = 1000  # characters
-MAX_NOTE = 500
+from penstock.errors import TooLong
+
+LONGEST = MappingProxyType({"description": 500, "note": 200, "reason": 500})
 
 
-def require_length(what: str, text: str, longest: int) -> None:
-    """Raise UsageError where a text has more characters than it may have."""
-    if len(text) > longest:
-        raise UsageError(f"{what} has at most {longest} characters; this one has {len(text)}")
+def check_text(kind: str, text: str) -> None:
+    """Raise TooLong where a text of a kind is longer than people can read in a list."""
+    if len(text) > LONGEST[kind]:
+        raise TooLong(kind, text, LONGEST[kind])

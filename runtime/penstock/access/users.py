@@ -17,7 +17,7 @@ from penstock.db import users as stored
 from penstock.db.engine import Engine, reading
 from penstock.db.tables import EnvironmentRow, UserRoleRow, UserRow
 from penstock.db.unit_of_work import AccessChange, RowReader, Values
-from penstock.errors import AlreadyExists, UnknownName, UsageError
+from penstock.errors import AlreadyExists, UnknownName, UsageError, quoted
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,79}")
 NO_ROLE = "none"  # stored for a user who has roles in single environments alone
@@ -79,8 +79,8 @@ def create_user(
     name = name.strip(" \t") if password is None else folded(name)
     if not NAME.fullmatch(name):
         raise UsageError(
-            f"{name!r} can't name a user; use 1 to 80 letters, digits and . _ @ + -, a letter or"
-            " digit first"
+            f"{quoted(name)} can't name a user; use 1 to 80 letters, digits and . _ @ + -, a letter"
+            " or digit first"
         )
     hashed = hash_password(folded(name), password) if password is not None else None
     with audit.change(engine, actor, audit.Action.USER_CREATED, name) as (rows, detail):

@@ -17,7 +17,7 @@ from penstock.contracts.variables import NAME, Secret
 from penstock.db.engine import Engine, reading
 from penstock.db.tables import EnvironmentRow, PipelineSecretRow, VariableRow
 from penstock.db.unit_of_work import RowReader, Values
-from penstock.errors import UnknownName, UsageError
+from penstock.errors import UnknownName, UsageError, quoted
 
 MAX_VALUE_BYTES = 64 * 1024
 
@@ -70,11 +70,11 @@ class ListedSecret:
 def _check(kind: str, name: str, value: str) -> None:
     if not NAME.fullmatch(name):
         raise UsageError(
-            f"{name!r} can't name a {kind}; use lower-case letters, digits and underscores, a"
+            f"{quoted(name)} can't name a {kind}; use lower-case letters, digits and underscores, a"
             " letter first, 64 at most"
         )
     if len(value.encode()) > MAX_VALUE_BYTES:
-        raise UsageError(f"the {kind} {name!r} is longer than {MAX_VALUE_BYTES} bytes")
+        raise UsageError(f"the {kind} {quoted(name)} is longer than {MAX_VALUE_BYTES} bytes")
 
 
 def set_variable(
@@ -158,7 +158,7 @@ def set_secret(  # noqa: PLR0913  one argument a fact
     """
     _check("secret", name, value)
     if not value:
-        raise UsageError(f"the secret {name!r} is empty")
+        raise UsageError(f"the secret {quoted(name)} is empty")
     expires_at = datetime.now(UTC) + expires if expires else None
     with audit.change(engine, actor, audit.Action.SECRET_SET, name, environment=environment) as (
         rows,

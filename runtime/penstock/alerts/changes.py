@@ -30,7 +30,7 @@ from penstock.db.alert_tables import AlertRuleRow
 from penstock.db.engine import Engine
 from penstock.db.rows import AnyColumn
 from penstock.db.unit_of_work import AccessChange, Values
-from penstock.errors import UnknownName, UsageError
+from penstock.errors import UnknownName, UsageError, quoted
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,62}", re.ASCII)
 MAX_MUTED = timedelta(days=365)
@@ -77,7 +77,7 @@ def create_rule(
     """
     if not NAME.fullmatch(name):
         raise UsageError(
-            f"{name[:80]!r} can't name a rule; use lower-case letters, digits and dashes, a letter"
+            f"{quoted(name)} can't name a rule; use lower-case letters, digits and dashes, a letter"
             " first (63 at most)"
         )
     settings.check()
@@ -157,7 +157,7 @@ def _stored(
         if row is None or not row.active:
             of_place: Values = {AlertRuleRow.environment_id: place.id, AlertRuleRow.active: True}
             active = [each.name for each in rows.all(AlertRuleRow, of_place)]
-            raise UnknownName(f"alert rule in {environment!r}", name, [*active, *SHIPPED])
+            raise UnknownName(f"alert rule in {quoted(environment)}", name, [*active, *SHIPPED])
         yield rows, row, detail
 
 

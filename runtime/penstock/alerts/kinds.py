@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from penstock.access.durations import read_duration
-from penstock.errors import UsageError
+from penstock.errors import UsageError, quoted
 
 MAX_WINDOW_S = 3600  # counts of calls are kept by the minute for two hours
 MINUTE_S, DAY_S = 60, 86_400
@@ -133,7 +133,9 @@ def read_kind(text: str) -> Kind:
     try:
         return Kind(text)
     except ValueError:
-        raise UsageError(f"{text!r} is no kind of rule; use one of {', '.join(Kind)}") from None
+        raise UsageError(
+            f"{quoted(text)} is no kind of rule; use one of {', '.join(Kind)}"
+        ) from None
 
 
 def read_threshold(kind: Kind, text: str) -> float:
@@ -149,7 +151,7 @@ def read_threshold(kind: Kind, text: str) -> float:
         seconds = float(match["number"]) if match else 0.0
         seconds /= 1000 if match and match["unit"] == "ms" else 1
         if not seconds:
-            raise UsageError(f"{text!r} is no latency; write 500ms or 2s")
+            raise UsageError(f"{quoted(text)} is no latency; write 500ms or 2s")
         return seconds
     plain = text.removesuffix("%").rstrip() if unit is Unit.PERCENT else text
     value = float(plain) if NUMBER.fullmatch(plain) else 0.0
@@ -157,7 +159,9 @@ def read_threshold(kind: Kind, text: str) -> float:
     whole = unit is Unit.PERCENT or value == int(value)
     if not 0 < value <= most or not whole:
         example = "a percentage such as 5%" if unit is Unit.PERCENT else "a number such as 100"
-        raise UsageError(f"{text!r} is no threshold of a rule of kind {kind}; write {example}")
+        raise UsageError(
+            f"{quoted(text)} is no threshold of a rule of kind {kind}; write {example}"
+        )
     return value
 
 

@@ -30,7 +30,7 @@ from penstock.db.engine import Engine, reading
 from penstock.db.rows import AnyColumn
 from penstock.db.tables import EnvironmentRow
 from penstock.db.unit_of_work import RowReader
-from penstock.errors import UnknownName, UsageError
+from penstock.errors import UnknownName, UsageError, quoted
 
 MAX_PIPELINE, MAX_MINIMUM = 80, 1_000_000
 MAX_HOLD_S = 86_400
@@ -81,7 +81,7 @@ class RuleSettings:
             raise UsageError(f"a rule of kind {self.kind} is not of one pipeline")
         if len(self.pipeline) > MAX_PIPELINE or self.pipeline.count("/") > 1:
             raise UsageError(
-                f"{self.pipeline[:90]!r} is no pipeline; write an id such as v1/orders"
+                f"{quoted(self.pipeline)} is no pipeline; write an id such as v1/orders"
             )
         if self.reason and not facts.by_reason:
             raise UsageError(f"a rule of kind {self.kind} has no reason")
@@ -217,7 +217,7 @@ def find_rule(engine: Engine, environment: str, name: str) -> Rule:
     """Return a rule. Raises UnknownName with the nearest name."""
     rules = {rule.name: rule for rule in list_rules(engine, environment)}
     if name not in rules:
-        raise UnknownName(f"alert rule in {environment!r}", name, rules)
+        raise UnknownName(f"alert rule in {quoted(environment)}", name, rules)
     return rules[name]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from penstock.access.callbacks import PORTS
-from penstock.errors import UsageError
+from penstock.errors import UsageError, quoted
 
 MAX_EMAILS, MAX_URL_LENGTH = 10, 2048
 # A plain address: no quoted local part, no control character, nothing that ends a header.
@@ -19,7 +19,7 @@ def check_emails(emails: Sequence[str]) -> None:
     """Raise UsageError for what is no address, and for too many."""
     for address in emails:
         if not EMAIL.fullmatch(address):
-            raise UsageError(f"{address[:80]!r} is no e-mail address; write ops@example.com")
+            raise UsageError(f"{quoted(address)} is no e-mail address; write ops@example.com")
     if len(emails) > MAX_EMAILS:
         raise UsageError(f"a rule has at most {MAX_EMAILS} e-mail addresses; use a mailing list")
 

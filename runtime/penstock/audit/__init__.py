@@ -19,7 +19,7 @@ from penstock.db.engine import Engine, reading, writing
 from penstock.db.rows import AnyColumn
 from penstock.db.tables import AuditEventRow
 from penstock.db.unit_of_work import AccessChange, access_change
-from penstock.errors import UnknownName, UsageError
+from penstock.errors import UnknownName, UsageError, quoted
 
 
 class Action(StrEnum):
@@ -216,7 +216,7 @@ def events(  # noqa: PLR0913  one argument a filter
     elif action is not None and action not in set(Action):
         near = get_close_matches(action, [*Action, *kinds()], n=1)
         raise UsageError(
-            f"there is no action {action!r}; "
+            f"there is no action {quoted(action)}; "
             + (f"did you mean {near[0]}?" if near else f"its kind is one of {', '.join(kinds())}")
         )
     with reading(engine) as connection:

@@ -101,6 +101,7 @@ class Duration(click.ParamType[timedelta]):
 
 
 DURATION = Duration()
+MAX_CELL_LENGTH = 300  # characters of a value in a table; JSON and CSV have all of it
 env_option = click.option(
     "--env", "environment", metavar="E", help="Environment. Default: PENSTOCK_ENVIRONMENT."
 )
@@ -123,6 +124,17 @@ def read_secret(what: str) -> str:
         value: str = click.prompt(what, hide_input=True, confirmation_prompt=True)
         return value
     return sys.stdin.read().removesuffix("\n").removesuffix("\r")
+
+
+def read_password() -> str:
+    """Return a password from a prompt without echo, or the line on standard input.
+
+    Raises UsageError for several lines.
+    """
+    value = read_secret("Password")
+    if "\n" in value or "\r" in value:
+        raise UsageError("standard input has several lines; give the password as one line")
+    return value
 
 
 def json_default(value: object) -> object:
@@ -184,4 +196,5 @@ def _cell(value: object) -> str:
         return value.strftime("%Y-%m-%d %H:%MZ")
     if isinstance(value, list | tuple | set | frozenset):
         return ", ".join(str(item) for item in value) or "-"
-    return "".join(character if character.isprintable() else "?" for character in str(value))
+    text = "".join(character if character.isprintable() else "?" for character in str(value))
+    return text if len(text) <= MAX_CELL_LENGTH else f"{text[:MAX_CELL_LENGTH]}…"

@@ -93,12 +93,15 @@ def limit_remove(
     context: Context, consumer_name: str, environment: str, pipeline_name: str
 ) -> None:
     """Remove rate limits of a consumer."""
-    number = limits.remove_limits(
+    removed = limits.remove_limits(
         context.engine, context.actor, consumer_name, environment, pipeline=pipeline_name
     )
+    number, left = removed.number, removed.left
     click.echo(
         f"{number} limit{'s' if number > 1 else ''} of {consumer_name} removed in {environment}"
     )
+    if left:
+        click.echo(f"still limited: {', '.join(left)}; --pipeline names the pipeline of a limit")
 
 
 @limit.command("list")

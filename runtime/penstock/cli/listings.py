@@ -17,7 +17,7 @@ import click
 
 from penstock.cli.base import json_default, show, shown_value
 from penstock.contracts.csv_lines import csv_line
-from penstock.errors import UsageError
+from penstock.errors import UsageError, quoted
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")
@@ -45,8 +45,8 @@ class Listing:
             return None
         if not (self.cursor.isascii() and self.cursor.isdigit() and len(self.cursor) < 19):  # noqa: PLR2004  digits of a BIGINT
             raise UsageError(
-                f"--cursor {self.cursor!r} isn't a cursor of this listing; use the one that the"
-                " page before printed"
+                f"--cursor {quoted(self.cursor)} isn't a cursor of this listing; use the one that"
+                " the page before printed"
             )
         return int(self.cursor)
 
@@ -135,7 +135,7 @@ def show_rows(
         cursors = [str(cursor_of(item)) for item in items]
         if listing.cursor not in cursors:
             raise UsageError(
-                f"no row has the cursor {listing.cursor!r}; list from the beginning again"
+                f"no row has the cursor {quoted(listing.cursor)}; list from the beginning again"
             )
         items = items[cursors.index(listing.cursor) + 1 :]
     if listing.search:

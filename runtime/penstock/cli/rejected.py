@@ -12,7 +12,7 @@ from rich.text import Text
 
 from penstock.cli.base import DURATION, Context, env_option, format_option, pass_context, show_json
 from penstock.cli.listings import Listing, listing_options, show_page
-from penstock.errors import UsageError
+from penstock.errors import UsageError, quoted
 from penstock.execution.operations import identifiers
 from penstock.execution.rejected_queries import (
     RejectedQuery,
@@ -77,13 +77,13 @@ def rejected_list(  # noqa: PLR0913, PLR0917  one argument an option
     are samples.
     """
     if listing.cursor is not None and not is_run_id(listing.cursor):
-        raise UsageError(f"--cursor {listing.cursor!r} is not the id of a call")
+        raise UsageError(f"--cursor {quoted(listing.cursor)} is not the id of a call")
     asked = RejectedQuery(
         environment=environment,
         reason=reason,
         consumer=consumer,
         key=key,
-        pipelines=identifiers(context.host, pipeline_name) if pipeline_name else (),
+        pipelines=identifiers(lambda: context.host, context.engine, pipeline_name),
         address=address,
         request_id=request_id,
         since=time.time() - since.total_seconds() if since else None,

@@ -11,7 +11,7 @@ from rich.text import Text
 from penstock.durable.run_view import LoggedLine, RunView
 from penstock.durable.status import attempts_of, span_of
 from penstock.runs.failures import Failure
-from penstock.runs.steps import StepRecord
+from penstock.runs.step_records import StepRecord
 
 COLOURS = {
     "succeeded": "green",
@@ -36,6 +36,23 @@ OPTIONAL_FIELDS = (
 def print_run(run: RunView) -> None:
     """Print a run for people."""
     console = Console(highlight=False)
+    console.print(_head(run))
+    if run.failure:
+        _print_failure(console, run.failure)
+    if run.steps:
+        console.print(_waterfall(run.steps, console.width))
+    for line in run.log:
+        console.print(log_line(line))
+    if run.lines_left_out:
+        console.print(Text(left_out(run.lines_left_out), style="dim"))
+    for child in run.children or ():
+        console.print(Text(f"started {child.id}  {child.pipeline} {child.route}  {child.status}"))
+    if run.bodies:
+        console.print_json(data=run.bodies)
+
+
+def _head(run: RunView) -> Table:
+    """Return the facts of a run as a table of names and values."""
     head = Table.grid(padding=(0, 2))
     status = Text(run.status, style=COLOURS.get(run.status, ""))
     if run.http_status:
@@ -52,23 +69,15 @@ def print_run(run: RunView) -> None:
     rows += [
         (name.replace("_", " "), value) for name in OPTIONAL_FIELDS if (value := getattr(run, name))
     ]
+    if run.from_step:
+        rows.append(("from step", f"{run.from_step}, with the results of that run's earlier steps"))
     for name, value in rows:
         if value is None:
             continue
         head.add_row(
             Text(name, style="dim"), value if isinstance(value, Text) else Text(str(value))
         )
-    console.print(head)
-    if run.failure:
-        _print_failure(console, run.failure)
-    if run.steps:
-        console.print(_waterfall(run.steps, console.width))
-    for line in run.log:
-        console.print(log_line(line))
-    for child in run.children or ():
-        console.print(Text(f"started {child.id}  {child.pipeline} {child.route}  {child.status}"))
-    if run.bodies:
-        console.print_json(data=run.bodies)
+    return head
 
 
 def log_line(line: LoggedLine) -> Text:
@@ -77,6 +86,16 @@ def log_line(line: LoggedLine) -> Text:
     return Text.assemble(
         (f"{moment} {line.level:<7} ", "dim"), f"{line.text}  ", (line.logger, "dim")
     )
+
+
+def left_out(number: int) -> str:
+    """Return how many log lines of a run were not kept, in words."""
+    return f"{number} further {'line was' if number == 1 else 'lines were'} not kept"
+
+
+def step_title(step: StepRecord) -> str:
+    """Return the name of a step with its label."""
+    return f"{step.name} {step.label}".rstrip()
 
 
 def _print_failure(console: Console, failure: Failure, label: str = "failed with") -> None:
@@ -107,24 +126,39 @@ def _waterfall(steps: Sequence[StepRecord], width: int) -> Table:
         )
     for number, step in enumerate(steps, 1):
         bar = _bar(step, room, whole)
-        error = next((attempt.error for attempt in reversed(step.attempts) if attempt.error), "")
         table.add_row(
             str(step.number or number),
-            step.name,
+            Text(step_title(step), style="dim" if step.copied else ""),
             str(max(1, len(step.attempts))),
             f"{step.ms:.1f}",
             bar,
-            Text(error, style="red"),
+            _remark(step),
         )
     return table
+
+
+def _remark(step: StepRecord) -> Text:
+    """Return what became of a step, where that is not plain: its last error among others."""
+    if step.copied:
+        return Text("copied from the run that this one repeats", style="dim")
+    if step.running:
+        return Text("running", style="cyan")
+    interrupted = sum(attempt.interrupted for attempt in step.attempts)
+    error = next((attempt.error for attempt in reversed(step.attempts) if attempt.error), "")
+    if not interrupted:
+        return Text(error, style="red")
+    times = "" if interrupted == 1 else f" {interrupted} times"
+    remark = f"{error}; interrupted{times}" if error else f"interrupted{times}"
+    return Text(remark, style="yellow")
 
 
 def _bar(step: StepRecord, room: int, whole: float) -> Text:
     """Return the attempts of a step as one bar of `room` characters for `whole` milliseconds."""
     bar = Text(" " * room)
-    for attempt in attempts_of(step):
+    for attempt in attempts_of(step) if not step.copied else ():
         first = min(room - 1, int(attempt.at / whole * room))
         last = min(room, max(first + 1, round((attempt.at + attempt.ms) / whole * room)))
-        block = Text("█" * (last - first), style="red" if attempt.error else "green")
+        style = "yellow" if attempt.interrupted else "red" if attempt.error else "green"
+        block = Text(("░" if step.running else "█") * (last - first), style=style)
         bar = bar[:first] + block + bar[last:]
     return bar

@@ -5,12 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import click
 import msgspec
-from rich.console import Console
-from rich.text import Text
 
 from penstock.cli.base import (
     DURATION,
@@ -23,9 +21,10 @@ from penstock.cli.base import (
 )
 from penstock.cli.listings import Listing, listing_options, show_page
 from penstock.cli.rejected import print_rejected
-from penstock.cli.run_view import COLOURS, log_line, print_run
+from penstock.cli.run_following import RunFollower
+from penstock.cli.run_view import print_run
 from penstock.contracts.run_status import Status
-from penstock.errors import UnknownName, UsageError
+from penstock.errors import UnknownName, UsageError, quoted
 from penstock.execution.operations import identifiers, purge_runs
 from penstock.execution.rejected_queries import find_rejected
 from penstock.execution.run_queries import RunQuery, list_runs
@@ -93,10 +92,10 @@ def runs_list(  # noqa: PLR0913, PLR0917  one argument an option
 ) -> None:
     """List runs, newest first."""
     if listing.cursor is not None and not is_run_id(listing.cursor):
-        raise UsageError(f"--cursor {listing.cursor!r} is not the id of a run")
+        raise UsageError(f"--cursor {quoted(listing.cursor)} is not the id of a run")
     asked = RunQuery(
         environment=environment,
-        pipelines=identifiers(context.host, pipeline_name) if pipeline_name else (),
+        pipelines=identifiers(lambda: context.host, context.engine, pipeline_name),
         consumer=consumer_name,
         key=key,
         status=status,
@@ -134,33 +133,21 @@ def runs_show(context: Context, run: str, form: str) -> None:
 
 @runs.command("follow")
 @click.argument("run", metavar="ID")
+@click.option(
+    "--since", type=DURATION, help="Only steps and log lines of the last minutes or hours: 10m, 2h."
+)
 @pass_context
-def runs_follow(context: Context, run: str) -> int:
+def runs_follow(context: Context, run: str, since: timedelta | None) -> int:
     """Follow a durable run until it ends: its steps, its progress and what it logs.
 
-    Exit code 1 if it did not succeed.
+    Steps and lines of the runs that it started are printed too, after the ids of their pipelines.
+    Exit code 1 if the run did not succeed.
     """
-    console, printed, logged, progress = Console(highlight=False), 0, 0, None
+    begin = datetime.now(UTC) - since if since else None
+    follower = RunFollower(context.run_operations.show, begin)
     while True:
-        view = context.run_operations.show(run)
-        for line in view.log[logged:]:
-            console.print(log_line(line))
-        logged = len(view.log)
-        for step in view.steps[printed:]:
-            printed += 1
-            error = f"  {step.attempts[-1].error}" if step.failed and step.attempts else ""
-            console.print(
-                Text(
-                    f"{printed:>4}  {step.name}  {step.ms:.1f} ms{error}",
-                    style="red" if step.failed else "",
-                )
-            )
-        if view.progress and view.progress != progress:
-            progress = view.progress
-            of = f" of {progress['of']:g}" if progress["of"] is not None else ""
-            console.print(Text(f"      {progress['done']:g}{of} {progress['note']}", style="dim"))
+        view = follower.poll(run)
         if view.is_finished:
-            console.print(Text(view.status, style=COLOURS.get(view.status, "")))
             return int(view.status != Status.SUCCEEDED)
         sys.stdout.flush()
         time.sleep(FOLLOW_INTERVAL_S)
@@ -190,7 +177,9 @@ def runs_cancel(context: Context, run: str) -> None:
 def runs_redeliver(context: Context, run: str, from_step: int) -> int:
     """Run a run again with the same input.
 
-    A durable run is accepted and performed by a worker. An inline run is performed by this command.
+    A durable run is accepted; a worker of its environment performs it. An inline run is performed
+    by this command, so it must be one of the environment in PENSTOCK_ENVIRONMENT. Run the command
+    on a host of that environment, with its plugins.
     """
     new, status = context.run_operations.redeliver(context.actor, run, step=from_step)
     first = context.run_operations.show(run)

@@ -60,7 +60,7 @@ def usage(  # noqa: PLR0913, PLR0917  one argument an option
         environment=environment,
         consumer=consumer,
         key=key,
-        pipelines=identifiers(context.host, pipeline_name) if pipeline_name else (),
+        pipelines=identifiers(lambda: context.host, context.engine, pipeline_name),
         since=time.time() - since.total_seconds(),
         search=listing.search,
     )

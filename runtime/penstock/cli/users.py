@@ -6,7 +6,7 @@ import click
 
 from penstock.access import passwords, users
 from penstock.access.users import ListedUser, Role
-from penstock.cli.base import Context, pass_context, read_secret
+from penstock.cli.base import Context, pass_context, read_password
 from penstock.cli.listings import Listing, listing_options, show_rows
 
 ROLE = click.Choice([role.value for role in Role])
@@ -52,11 +52,7 @@ def user_create(
     if generate and no_password:
         raise click.UsageError("--generate and --no-password exclude each other")
     password = (
-        None
-        if no_password
-        else passwords.generate_password(name)
-        if generate
-        else read_secret("Password")
+        None if no_password else passwords.generate_password(name) if generate else read_password()
     )
     name = users.create_user(
         context.engine, context.actor, name, Role(role), password, environments=environments
@@ -108,7 +104,7 @@ def user_role(context: Context, name: str, role: str, environment: str | None) -
 @pass_context
 def user_password(context: Context, name: str, generate: bool) -> None:
     """Set the password of a user, and end all sessions of the user."""
-    password = passwords.generate_password(name) if generate else read_secret("Password")
+    password = passwords.generate_password(name) if generate else read_password()
     users.set_password(context.engine, context.actor, name, password)
     click.echo(
         f"password of user {name} changed" + ("; it is shown only once:" if generate else "")

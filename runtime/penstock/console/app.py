@@ -31,6 +31,7 @@ from penstock.console import (
     policies,
     queue,
     rejected,
+    run_page,
     runs,
     schedules,
     search,
@@ -48,6 +49,7 @@ from penstock.console.formatting import add_filters
 from penstock.console.frame import frame
 from penstock.console.labels import add_labels
 from penstock.console.pages import blueprint, csrf
+from penstock.console.preparation import TEMPLATE_CODE
 from penstock.console.time_range import offered_ranges
 from penstock.contracts.withheld import CONSOLE_COOKIE
 from penstock.host.host import Host
@@ -69,6 +71,7 @@ PAGES = (
     policies,
     rejected,
     runs,
+    run_page,
     search,
     schedules,
     alerts,
@@ -119,6 +122,7 @@ def add_console(app: Flask, host: Host, client: ClientInfo, describe: Describe) 
         MAX_FORM_MEMORY_SIZE=1 << 20,
     )
     app.session_interface = Sessions()
+    app.jinja_env.bytecode_cache = TEMPLATE_CODE
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     add_filters(app)
     add_labels(app)

@@ -17,7 +17,7 @@ from penstock.access.credentials import (
 )
 from penstock.access.seen import state_token
 from penstock.access.signing_keys import revoke_tokens
-from penstock.access.texts import MAX_DESCRIPTION
+from penstock.access.texts import LONGEST
 from penstock.access.users import Role
 from penstock.console import consumer_tabs as tabs
 from penstock.console.confirmation import Confirmation
@@ -56,7 +56,7 @@ class DescriptionForm(ReplacingForm):
 
     description = LineField(
         "Description",
-        description=f"Who this is, and whom to ask. At most {MAX_DESCRIPTION} characters.",
+        description=f"Who this is, and whom to ask. At most {LONGEST['description']} characters.",
     )
 
 

@@ -66,7 +66,6 @@ def pipelines_exposure() -> str:
         rows=page_rows,
         served=served,
         kinds=REACH_KINDS,
-        loaded=context.host.catalog.loaded,
         shown=shown,
         facets=[{"name": "Show", "options": _options(found, shown, form.query())}],
         following=url_for("console.pipelines_exposure", after=_key(page_rows[-1]), **query)

@@ -33,7 +33,7 @@ from wtforms.widgets import TextInput
 from penstock.audit.approvals import ChangePending
 from penstock.console.formatting import sentence
 from penstock.db.failures import DatabaseUnavailable
-from penstock.errors import Outdated, PenstockError, Refusal, UnknownName
+from penstock.errors import Outdated, PenstockError, Refusal, TooLong, UnknownName
 
 NUMBER = re.compile(r"\d{1,9}(\.\d{1,6})?", re.ASCII)
 
@@ -132,8 +132,8 @@ class ConsoleForm(FlaskForm):  # type: ignore[misc]  # Flask-WTF ships no types
             if isinstance(error, Outdated) and error.token and "seen" in self:
                 self.add_conflict(error.saved, error.token)
                 return
-            if isinstance(error, UnknownName):
-                place = places.get(error.kind, place)
+            if isinstance(error, UnknownName | TooLong):
+                place = places.get(error.kind, error.kind if error.kind in self else place)
             self.add_fault(place, sentence(error))
 
 

@@ -13,6 +13,7 @@ import time
 import zlib
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from flask import Response, current_app, request
@@ -65,18 +66,32 @@ def keep(response: Response, user: str, path: str, secret_fields: Iterable[str])
     return True
 
 
-def typed(user: str) -> Typed | None:
-    """Return the values that a user typed into the form of this page, or None."""
-    sealed = request.cookies.get(COOKIE)
-    if not sealed:
-        return None
+@dataclass(frozen=True, slots=True)
+class KeptForm:
+    """A form in the cookie: when it was sent, by whom, for which page, and its values."""
+
+    at: float
+    user: str
+    path: str
+    values: list[tuple[str, str]] = field(repr=False)
+
+
+def opened(sealed: str) -> KeptForm | None:
+    """Return the form in a cookie; None where it is not ours."""
     try:
-        at, owner, path, values = json.loads(zlib.decompress(_box().decrypt(sealed.encode())))
+        document = json.loads(zlib.decompress(_box().decrypt(sealed.encode())))
     except (UnknownKey, ValueError, zlib.error):
         return None
-    if owner != user or path != request.path or not 0 <= time.time() - at <= MAX_AGE_S:
+    at, user, path, values = document
+    return KeptForm(at, user, path, [(name, value) for name, value in values])
+
+
+def typed(user: str) -> Typed | None:
+    """Return the values that a user typed into the form of this page, or None."""
+    form = opened(request.cookies.get(COOKIE, ""))
+    if form is None or form.user != user or form.path != request.path:
         return None
-    return MultiDict((str(name), str(value)) for name, value in values)
+    return MultiDict(form.values) if 0 <= time.time() - form.at <= MAX_AGE_S else None
 
 
 def drop(response: Response) -> None:

@@ -211,11 +211,14 @@ def limits_remove() -> Response:
     context, environment, form = console_context(), current_environment(), ConsumerFilter()
     consumer, pipeline = request.form.get("consumer", ""), request.form.get("pipeline", "")
     with form.faults_at("limits"):
-        number = access.remove_limits(
+        removed = access.remove_limits(
             context.engine, user().name, consumer, environment, pipeline=pipeline
         )
+        number = removed.number
+        left = f" Still limited: {', '.join(removed.left)}." if removed.left else ""
         return done(
-            f"{number} limit{'s' if number > 1 else ''} of {consumer} removed in {environment}.",
+            f"{number} limit{'s' if number > 1 else ''} of {consumer} removed in {environment}."
+            f"{left}",
             "limits",
             env=environment,
         )

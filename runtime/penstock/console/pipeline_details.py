@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from flask import url_for
 
 from penstock import audit
 from penstock.access.users import Role
+from penstock.access.variables import StoredSecret
 from penstock.console.context import (
     EnvironmentView,
     console_context,
@@ -70,12 +72,11 @@ def pipelines_schedule(major: str, name: str) -> str:
 class NeedState:
     """A variable or a secret that a pipeline needs, in an environment.
 
-    `fault` says why it is not met, "" where it is. `url` sets it.
+    `fault` says why one that is set is not met. `url` sets it.
     """
 
     met: bool
     fault: str
-    fix: str
     expires_at: float | None
     url: str
 
@@ -106,6 +107,15 @@ def _needs(shown: ShownPipeline) -> list[tuple[str, str, dict[str, NeedState]]]:
     return [(*key, states) for key, states in found.items()]
 
 
+def _fault_of(secret: StoredSecret | None, pipeline: str) -> str:
+    """Return why a secret that is set can't be read."""
+    if secret is None:
+        return ""
+    now = time.time()
+    expired = secret.expires_at is not None and secret.expires_at <= now
+    return "expired" if expired else f"not for {pipeline}"
+
+
 def _needs_in(
     shown: ShownPipeline, view: EnvironmentView
 ) -> Iterator[tuple[tuple[str, str], NeedState]]:
@@ -117,8 +127,7 @@ def _needs_in(
         endpoint = "settings_secret_new" if secret else "settings_variable_new"
         state = NeedState(
             met=violation is None,
-            fault=violation.reason if violation is not None else "",
-            fix=violation.fix if violation is not None else "",
+            fault=_fault_of(stored, shown.id) if violation is not None else "",
             expires_at=stored.expires_at if stored is not None else None,
             url=url_for(f"console.{endpoint}", env=view.name, name=name),
         )

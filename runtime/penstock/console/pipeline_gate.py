@@ -57,6 +57,17 @@ class FactRow:
     cells: Sequence[Sequence[GateFact]]
     absent: str
 
+    @property
+    def title(self) -> str:
+        """The name with a capital letter."""
+        return self.name[:1].upper() + self.name[1:]
+
+    @property
+    def source(self) -> str:
+        """The source that all values have; "" where they differ."""
+        sources = {fact.source for cell in self.cells for fact in cell}
+        return sources.pop() if len(sources) == 1 and all(self.cells) else ""
+
 
 @page("/pipelines/<major>/<name>/gate", needs=Role.VIEWER, scope=Scope.ANY)
 def pipelines_gate(major: str, name: str) -> str:

@@ -61,9 +61,8 @@ def _asked(form: RejectedFilter, environment: str, span: TimeRange) -> RejectedQ
     """Return what the page asks for; faults go to their fields."""
     pipelines = list[str]()
     with form.faults_at("pipeline"):
-        pipelines = (
-            identifiers(console_context().host, form.pipeline.data) if form.pipeline.data else []
-        )
+        context = console_context()
+        pipelines = identifiers(lambda: context.host, context.engine, form.pipeline.data)
     return RejectedQuery(
         environment=environment,
         reason=form.reason.data or None,

@@ -56,7 +56,7 @@ def usage() -> Response:
     form.is_valid()
     pipelines = list[str]()
     with form.faults_at("pipeline"):
-        pipelines = identifiers(context.host, form.pipeline.data) if form.pipeline.data else []
+        pipelines = identifiers(lambda: context.host, context.engine, form.pipeline.data)
     rows, chart = list[Usage](), None
     if not form.has_faults:
         asked = UsageQuery(

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Self
 
+from penstock.errors import quoted
+
 # IPv4 addresses as IPv6 writes them (RFC 4291 section 2.5.5.2).
 MAPPED = IPv6Network("::ffff:0:0/96")
 
@@ -55,7 +57,7 @@ def network_of(text: str) -> IPv4Network | IPv6Network:
     compared as IPv4. Raises ValueError whose text says what is wrong.
     """
     if not isinstance(text, str):  # ip_network accepts numbers
-        raise ValueError(f"{text!r} is no network")  # noqa: TRY004  one type for every wrong network
+        raise ValueError(f"{quoted(text)} is no network")  # noqa: TRY004  one type for every wrong network
     network = ip_network(text)
     if isinstance(network, IPv6Network) and network.subnet_of(MAPPED):
         return IPv4Network(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, Self, cast, get_args
 
 from penstock.contracts.options import Check, Problem, option, problems_of_options
+from penstock.errors import quoted
 
 By = Literal["consumer", "key", "address", "pipeline"]
 BY: tuple[By, ...] = get_args(By)
@@ -67,7 +68,7 @@ class Rate:
             _parsed(self.text if isinstance(self.text, str) else "")
         except ValueError:
             yield (
-                f"{self.text!r} is no rate",
+                f"{quoted(self.text)} is no rate",
                 'write a number and a window, such as "100/second" or "5000/12 hours"',
             )
         else:
@@ -88,7 +89,7 @@ def _parsed(text: str) -> tuple[int, int]:
     """Return a rate's calls and seconds. Raises ValueError."""
     match = WRITTEN.fullmatch(text)
     if match is None:
-        raise ValueError(f"{text!r} is no rate")
+        raise ValueError(f"{quoted(text)} is no rate")
     return int(match[1]), int(match[2] or 1) * SECONDS[match[3]]
 
 
@@ -113,7 +114,7 @@ def problems_of_rates(rates: Sequence[object], *, toggles: frozenset[str]) -> It
     seen: list[Rate] = []
     for rate in rates:
         if not isinstance(rate, Rate):
-            yield f"{rate!r} is no rate", 'give rate=[Rate("100/second", by="consumer")]'
+            yield f"{quoted(rate)} is no rate", 'give rate=[Rate("100/second", by="consumer")]'
             continue
         wrong = list(rate.problems())
         yield from wrong

@@ -18,6 +18,8 @@ R = TypeVar("R")
 DEFAULT_PARALLEL_STEPS = 8
 MAX_PARALLEL_STEPS = 64
 
+Label = str | Callable[..., object]
+
 
 def _is_pause(value: object) -> bool:
     return isinstance(value, int | float) and value >= 0
@@ -115,12 +117,19 @@ runner: ContextVar[Runner | None] = ContextVar("penstock_runner", default=None)
 class Step(Generic[P, R]):
     """A function that is a step if a handler calls it, and a plain function elsewhere."""
 
-    def __init__(self, function: Callable[P, R], retry: Retry, timeout: float | None) -> None:
+    def __init__(
+        self,
+        function: Callable[P, R],
+        retry: Retry,
+        timeout: float | None,
+        label: Label | None = None,
+    ) -> None:
         functools.update_wrapper(self, function)
         self.function = function
         self.name: str = function.__name__
         self.retry = retry
         self.timeout = timeout
+        self.label = label
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the result of the step, or of the function if there is no run."""
@@ -134,13 +143,26 @@ class Step(Generic[P, R]):
         """The return annotation of the function, or `Any`."""
         return get_type_hints(self.function, include_extras=True).get("return", Any)
 
+    @functools.cached_property
+    def signature(self) -> inspect.Signature:
+        """The signature of the function."""
+        return inspect.signature(self.function)
+
+    @functools.cached_property
+    def first_parameter(self) -> str:
+        """The name of the first parameter, empty if there is none."""
+        return next(iter(self.signature.parameters), "")
+
     def __repr__(self) -> str:
         """Return the name of the step."""
         return f"<Step {self.name}>"
 
 
 def step(
-    *_bare: object, retry: Retry = ONCE, timeout: float | None = None
+    *_bare: object,
+    retry: Retry = ONCE,
+    timeout: float | None = None,
+    label: Label | None = None,
 ) -> Callable[[Callable[P, R]], Step[P, R]]:
     """Return a decorator that turns a function into a step.
 
@@ -154,10 +176,14 @@ def step(
         retry: How a failed step is retried. Default: not at all.
         timeout: Seconds for one attempt, and never more than the run has left. Default: what the
             run has left.
+        label: What names one call of the step to operators, beside the name of the step: a text
+            with the names of arguments (`"invoice {number}"`), or a function of the arguments. It
+            is redacted, and has 100 characters at most. Default: the first argument, if that is a
+            text, a number, a date, a path, a UUID or an enum. With `""` there is none.
 
     Raises:
-        TypeError: The decorator has no parentheses, or the function is async, a generator or a
-            method.
+        TypeError: The decorator has no parentheses, the label is neither a text nor a function, or
+            the function is async, a generator or a method.
         ValueError: The timeout is not above 0.
 
     """
@@ -169,6 +195,7 @@ def step(
         raise ValueError(f"step(timeout={timeout!r}): give seconds above 0")
     if not isinstance(retry, Retry):
         raise TypeError(f"step(retry={retry!r}): write Retry(attempts=…)")
+    _check_label(label)
 
     def make(function: Callable[P, R]) -> Step[P, R]:
         if not callable(function) or isinstance(function, Step | type):
@@ -184,9 +211,15 @@ def step(
             )
         if _is_method(function):
             raise TypeError(f"{function.__qualname__} is a method; a step is a plain function")
-        return Step(function, retry, timeout)
+        return Step(function, retry, timeout, label)
 
     return make
+
+
+def _check_label(label: object) -> None:
+    """Raise TypeError where a label is neither a text nor a function."""
+    if label is not None and not isinstance(label, str) and not callable(label):
+        raise TypeError(f"step(label={label!r}): give a text, or a function of the arguments")
 
 
 def _is_method(function: Callable[..., object]) -> bool:

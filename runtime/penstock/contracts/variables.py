@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NoReturn, TypeVar
 
 from penstock.contracts.options import Problem
+from penstock.errors import quoted
 
 Value = TypeVar("Value")
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
@@ -68,9 +69,9 @@ class NamedValues(dict[str, Value]):
         )
         need = f'secret("{name}")' if secret else f'"{name}"'
         raise NotSet(
-            f"the {self._kind} {name!r} {why} in environment {self._environment!r}; set it:"
-            f" `{command}`, and declare needs={{{need}}} on the pipeline, so that `penstock check`"
-            " reports it before a call fails"
+            f"the {self._kind} {quoted(name)} {why} in environment {quoted(self._environment)};"
+            f" set it: `{command}`, and declare needs={{{need}}} on the pipeline, so that"
+            " `penstock check` reports it before a call fails"
         )
 
 
@@ -82,7 +83,7 @@ class SecretNeed:
 
     def __str__(self) -> str:
         """Return the name as messages contain it."""
-        return f"the secret {self.name!r}"
+        return f"the secret {quoted(self.name)}"
 
 
 def secret(name: str) -> SecretNeed:
@@ -96,6 +97,6 @@ def problems_of_needs(needs: Iterable[object]) -> Iterable[Problem]:
         name = need.name if isinstance(need, SecretNeed) else need
         if not isinstance(name, str) or not NAME.fullmatch(name):
             yield (
-                f"it needs {name!r}, which can't be a name",
+                f"it needs {quoted(name)}, which can't be a name",
                 "use lower-case letters, digits and underscores, a letter first, 64 at most",
             )

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from penstock.contracts.outcomes import FAULTS, REJECTIONS, RUN
 from penstock.db.call_counts import HOUR, MINUTE
-from penstock.db.call_totals import ALL, DAY, totalled_until
+from penstock.db.call_totals import ALL, DAY, MINUTES_USED_S, totalled_until
 from penstock.db.rows import AnyColumn
 from penstock.db.run_tables import CallCountRow, CallTotalRow
 
@@ -62,22 +62,35 @@ def _parts(connection: sa.Connection, chosen: Intervals, *, apart: bool) -> Iter
     number, end = chosen.environment_id, chosen.end
     first = -(-chosen.start // DAY) * DAY
     last = min(end // DAY * DAY, totalled_until(connection, number, DAY)) if chosen.of_days else 0
-    hours = 0 if apart else totalled_until(connection, number, HOUR)
+    known = (0, 0) if apart else _known(connection, number)
     if first >= last:
-        yield from _fine_parts(chosen.start, end, hours)
+        yield from _fine_parts(chosen.start, end, *known)
         return
-    yield from _fine_parts(chosen.start, first, hours)
+    yield from _fine_parts(chosen.start, first, *known)
     yield _Part(CallTotalRow, (DAY,), first, last)
-    yield from _fine_parts(last, end, hours)
+    yield from _fine_parts(last, end, *known)
 
 
-def _fine_parts(start: int, end: int, hours: int) -> Iterator[_Part]:
-    """Yield the parts of a time without whole days; before `hours` there are totals of hours."""
+def _known(connection: sa.Connection, environment_id: int) -> tuple[int, int]:
+    """Return the moments before which there are totals of hours, and of minutes after these."""
+    hours, minutes = (totalled_until(connection, environment_id, span) for span in (HOUR, MINUTE))
+    return hours, minutes if hours >= minutes - MINUTES_USED_S else 0
+
+
+def _fine_parts(start: int, end: int, hours: int, minutes: int) -> Iterator[_Part]:
+    """Yield the parts of a time without whole days.
+
+    Before `hours` there are totals of hours, from there to `minutes` those of minutes.
+    """
     middle = min(end // HOUR * HOUR, hours) if start % HOUR == 0 else start
     if start < middle:
         yield _Part(CallTotalRow, (HOUR,), start, middle)
-    if max(start, middle) < end:
-        yield _Part(CallCountRow, (MINUTE, HOUR), max(start, middle), end)
+        start = middle
+    if hours <= start < (settled := min(end // MINUTE * MINUTE, minutes)):
+        yield _Part(CallTotalRow, (MINUTE,), start, settled)
+        start = settled
+    if start < end:
+        yield _Part(CallCountRow, (MINUTE, HOUR), start, end)
 
 
 def _rows(

@@ -34,6 +34,7 @@ class NewRun:
     redelivers: str | None = None
     request_id: str | None = None
     key_id: str | None = None
+    from_step: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +163,7 @@ def accept(connection: sa.Connection, run: NewRun, *, callback_url: str | None) 
             {
                 DurableRunRow.run_id: run.id,
                 DurableRunRow.recoveries: 0,
+                DurableRunRow.from_step: run.from_step,
                 DurableRunRow.callback_url: callback_url,
             }
         )
@@ -261,6 +263,24 @@ def progress(connection: sa.Connection, reports: Iterable[tuple[str, object]]) -
         .values({DurableRunRow.progress: sa.bindparam("report", type_=sa.JSON())})
     )
     connection.execute(query, [{"run": run, "report": report} for run, report in reports])
+
+
+def write_running_steps(
+    connection: sa.Connection, steps: Iterable[tuple[str, bytes | None]]
+) -> None:
+    """Write the running steps of durable runs: pairs of a run and its steps, encoded."""
+    query = (
+        sa.update(DurableRunRow.table)
+        .where(DurableRunRow.run_id == sa.bindparam("run"))
+        .values(
+            {
+                DurableRunRow.running_steps: sa.bindparam(
+                    "steps", type_=DurableRunRow.running_steps.type
+                )
+            }
+        )
+    )
+    connection.execute(query, [{"run": run, "steps": encoded} for run, encoded in steps])
 
 
 def update(connection: sa.Connection, run: str, values: Mapping[sa.Column[Any], object]) -> None:

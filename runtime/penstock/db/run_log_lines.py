@@ -16,7 +16,10 @@ MAX_READ = 2_000  # lines of one run
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """A line of a run: `at` in microseconds since the epoch, `number` by its process."""
+    """A line of a run: `at` in microseconds since the epoch, `number` by its process.
+
+    `left_out` is the number of lines that were not kept, in place of which this one is.
+    """
 
     run_id: str
     at: int
@@ -24,13 +27,18 @@ class LogLine:
     level: str
     logger: str
     text: str
+    left_out: int | None = None
 
 
 def write(engine: Engine, lines: Sequence[LogLine]) -> None:
-    """Write lines; those that exist stay. Raises DatabaseUnavailable."""
+    """Write lines; of those that exist, only `left_out` changes. Raises DatabaseUnavailable."""
     with writing(engine) as connection:
         dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-        query = dialect.insert(RunLogLineRow.table).on_conflict_do_nothing()
+        insert = dialect.insert(RunLogLineRow.table)
+        key = [RunLogLineRow.run_id, RunLogLineRow.at, RunLogLineRow.number]
+        query = insert.on_conflict_do_update(
+            index_elements=key, set_={RunLogLineRow.left_out: insert.excluded.left_out}
+        )
         connection.execute(query, [asdict(line) for line in lines])
 
 

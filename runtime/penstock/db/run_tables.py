@@ -128,6 +128,8 @@ class RunLogLineRow(Row, table="run_log_lines"):
     level: Col[str] = column(String(8))
     logger: Col[str] = column(String(64))
     text: Col[str] = column(Text)
+    # The number of lines that were not kept, in place of which this one is; NULL: none.
+    left_out: Col[int | None] = column(Integer, nullable=True)
     sqlite_rowid = False
 
 
@@ -140,6 +142,10 @@ class DurableRunRow(Row, table="durable_runs"):
     # The dead worker of the last counted recovery.
     taken_from: Col[str | None] = column(String(36), nullable=True)
     progress: Col[Any] = column(JSON(none_as_null=True), nullable=True)
+    # JSON, as `run_details.steps`: those without an output, with their attempts.
+    running_steps: Col[bytes | None] = column(LargeBinary, nullable=True)
+    # The first step that is not copied from the run that it repeats.
+    from_step: Col[int | None] = column(Integer, nullable=True)
     cancelled_by: Col[str | None] = column(String(255), nullable=True)
     callback_url: Col[str | None] = column(Text, nullable=True)
     callback_status: Col[str | None] = column(String(255), nullable=True)
@@ -214,10 +220,10 @@ class CallCountRow(Row, table="call_counts"):
 
 
 class CallTotalRow(Row, table="call_totals"):
-    """Counts of calls added up: of all pipelines within an hour or a day, of one within a day."""
+    """Counts of calls added up: of all pipelines in a minute, hour or day, of one in a day."""
 
     environment_id: Col[int] = column(Integer, primary_key=True)
-    span: Col[int] = column(Integer, primary_key=True)  # seconds: 3600 or 86400
+    span: Col[int] = column(Integer, primary_key=True)  # seconds: 60, 3600 or 86400
     since: Col[int] = column(BigInteger, primary_key=True)  # seconds since the epoch
     pipeline: Col[str] = column(String(80), primary_key=True)  # empty: all of them together
     outcome: Col[str] = column(Outcome(64), primary_key=True)

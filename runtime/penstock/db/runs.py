@@ -21,7 +21,7 @@ from penstock.db.run_tables import (
     RunLogLineRow,
     RunRow,
 )
-from penstock.db.tables import ConsumerRow
+from penstock.db.tables import ConsumerRow, EnvironmentRow, PipelineRow
 
 PURGED_AT_A_TIME = 500
 MAX_COUNTED = 10_000  # runs of which the most frequent values are found
@@ -42,10 +42,11 @@ DetailValues = tuple[str, bytes | None, bytes | None, bytes | None]
 
 
 class RunStateRow(RunRow):
-    """A run with who cancelled it and where its callback goes; both None of other runs."""
+    """A run with its state; all of it None of a run that is not durable."""
 
     cancelled_by: Col[str | None] = joined(DurableRunRow.cancelled_by)
     callback_url: Col[str | None] = joined(DurableRunRow.callback_url)
+    from_step: Col[int | None] = joined(DurableRunRow.from_step)
 
 
 class FullRunRow(RunStateRow):
@@ -58,6 +59,7 @@ class FullRunRow(RunStateRow):
     steps_seen: Col[int] = joined(sa.func.coalesce(DurableRunRow.steps_seen, 0))
     taken_from: Col[str | None] = joined(DurableRunRow.taken_from)
     progress: Col[Any] = joined(DurableRunRow.progress)
+    running_steps: Col[bytes | None] = joined(DurableRunRow.running_steps)
     callback_status: Col[str | None] = joined(DurableRunRow.callback_status)
 
 
@@ -205,6 +207,18 @@ def callers(
         .distinct()
     )
     return {(row[0], row[1]) for row in connection.execute(query) if row[1] is not None}
+
+
+def is_pipeline(connection: sa.Connection, identifier: str) -> bool:
+    """Return whether an environment knows a pipeline, or there are runs of it."""
+    environments = sa.select(EnvironmentRow.id)
+    of_runs = sa.exists().where(
+        RunRow.environment_id.in_(environments), RunRow.pipeline == identifier
+    )
+    noted = sa.exists().where(
+        PipelineRow.environment_id.in_(environments), PipelineRow.name == identifier
+    )
+    return bool(connection.scalar(sa.select(sa.or_(noted, of_runs))))
 
 
 def children(connection: sa.Connection, run: str) -> list[RunRow]:

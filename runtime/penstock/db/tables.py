@@ -75,8 +75,7 @@ class EnvironmentRow(NamedRow, table="environments"):
     policy_version: Col[int] = column(Integer)
     internal_policy: Col[str] = column(String(64), server_default="api-key")
     run_retention: Col[int] = column(Integer, server_default="2592000")  # seconds
-    # The most that a pipeline may record.
-    record_bodies: Col[str] = column(String(8), server_default="all")
+    record_bodies: Col[str] = column(String(8), server_default="all")  # the most of a pipeline
     token_lifetime: Col[int] = column(Integer)
     keys_in_query: Col[bool] = column(Flag)
     algorithm: Col[str] = column(String(16))

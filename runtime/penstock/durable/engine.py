@@ -206,6 +206,10 @@ class RunExecutor(ABC):
         """Reserve the number of a step; the result runs it later, in any thread of the run."""
 
     @abstractmethod
+    def step_number(self) -> int:
+        """Return the number of the step that runs in this thread, 0 outside of one."""
+
+    @abstractmethod
     def seconds_until(self, until: float) -> float:
         """Return the seconds to wait until a moment, which is in seconds since the epoch."""
 

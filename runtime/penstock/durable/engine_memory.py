@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -30,7 +32,11 @@ class _Run:
     engine_run: EngineRun
     document: Document
     priority: int
-    steps: list[EngineStep] = field(default_factory=list)
+    steps: dict[int, EngineStep] = field(default_factory=dict)
+    reached: int = 0  # the number of its last step
+
+
+_number: ContextVar[int] = ContextVar("penstock_step_number", default=0)
 
 
 class InMemoryEngine(RunStore, RunExecutor):
@@ -47,7 +53,7 @@ class InMemoryEngine(RunStore, RunExecutor):
             run for run in self._runs.values() if run.engine_run.state is State.WAITING
         ]:
             run = min(waiting, key=lambda run: run.priority)
-            self._current = run
+            self._current, run.reached = run, 0
             run.engine_run = replace(run.engine_run, state=State.RUNNING, started_at=time.time())
             outcome = _plain(perform(run.engine_run.run, run.document))
             if run.engine_run.state is State.RUNNING:
@@ -83,7 +89,8 @@ class InMemoryEngine(RunStore, RunExecutor):
 
     def steps(self, run: str) -> list[EngineStep]:
         """Return the finished steps of a run, in order."""
-        return list(self._runs[run].steps) if run in self._runs else []
+        steps = self._runs[run].steps if run in self._runs else {}
+        return [steps[number] for number in sorted(steps)]
 
     def cancel(self, runs: Iterable[str]) -> None:
         """Cancel runs."""
@@ -106,9 +113,11 @@ class InMemoryEngine(RunStore, RunExecutor):
         """Do nothing: no run is deferred here."""
 
     def fork(self, run: str, new: str, step: int, queue: str) -> None:
-        """Start a run anew under another id; all of its steps run again here."""
+        """Start a run anew under another id, with the outputs of the steps before `step`."""
+        before = self._runs[run]
+        copied = {number: item for number, item in before.steps.items() if number < step}
         self._runs[new] = _Run(
-            EngineRun(new, State.WAITING, queue), self._runs[run].document, self._runs[run].priority
+            EngineRun(new, State.WAITING, queue), before.document, before.priority, copied
         )
 
     def held_by(self, process: str) -> list[EngineRun]:
@@ -141,15 +150,20 @@ class InMemoryEngine(RunStore, RunExecutor):
         """Do nothing: `work` performs runs."""
 
     def run_step(self, name: str, work: Callable[[], object]) -> object:
-        """Run a step, and return its output as an engine would store it."""
-        began, output, run = time.time(), _plain(work()), self._current
-        if run is not None:
-            run.steps.append(EngineStep(len(run.steps) + 1, name, output, began, time.time()))
-        return output
+        """Return the output of a step as an engine would store it."""
+        return self.reserve_step(name)(work)
 
     def reserve_step(self, name: str) -> Callable[[Callable[[], object]], object]:
-        """Return what runs the step."""
-        return lambda work: self.run_step(name, work)
+        """Reserve the number of a step, and return what runs it."""
+        run = self._current
+        if run is None:
+            return lambda work: _plain(work())
+        run.reached += 1
+        return partial(_run_step, run, run.reached, name)
+
+    def step_number(self) -> int:
+        """Return the number of the step that runs in this thread."""
+        return _number.get()
 
     def seconds_until(self, until: float) -> float:
         """Return 0: pauses take no time."""
@@ -169,6 +183,19 @@ class InMemoryEngine(RunStore, RunExecutor):
 
     def unschedule(self, keep: Iterable[str], among: Callable[[str], bool]) -> None:
         """Do nothing."""
+
+
+def _run_step(run: _Run, number: int, name: str, work: Callable[[], object]) -> object:
+    """Run a step, or return its stored output."""
+    if number in run.steps:
+        return run.steps[number].output
+    began, token = time.time(), _number.set(number)
+    try:
+        output = _plain(work())
+    finally:
+        _number.reset(token)
+    run.steps[number] = EngineStep(number, name, output, began, time.time())
+    return output
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401  plain values keep their types

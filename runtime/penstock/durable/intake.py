@@ -27,7 +27,8 @@ CALLBACK_TIMEOUT_S = 120.0  # of one attempt
 class RunRequest:
     """A run to accept.
 
-    `parent` is the run that started it, `redelivers` the run whose input it repeats.
+    `parent` is the run that started it, `redelivers` the run whose input it repeats. The results
+    of the steps before `from_step` are copied from that run.
     """
 
     run: str
@@ -38,6 +39,7 @@ class RunRequest:
     parent: str | None = None
     redelivers: str | None = None
     request_id: str | None = None
+    from_step: int | None = None
 
 
 def queue_of(environment: str, pipeline: str) -> str:
@@ -241,4 +243,5 @@ class RunIntake:
             redelivers=request.redelivers,
             request_id=request.request_id,
             key_id=given.key_id,
+            from_step=request.from_step,
         )

@@ -13,9 +13,7 @@ from penstock.endpoints.replies import Answer
 from penstock.errors import PipelineError, Refusal
 from penstock.runs.failures import Failure
 from penstock.runs.interrupts import ResultNotStorable
-from penstock.runs.steps import (
-    StepRecord,
-)
+from penstock.runs.step_records import StepRecord
 
 MAX_STORED_BYTES = 64 * 1024 * 1024  # of the result of a step, or the reply of a run
 

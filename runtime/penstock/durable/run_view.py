@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from penstock import clock
 from penstock.access.encryption import SecretBox, UnknownKey
 from penstock.contracts.masks import masked
 from penstock.contracts.run_status import UNFINISHED, Status
@@ -19,6 +20,7 @@ from penstock.durable.status import (
     current_status,
     ended_of,
     failure_in,
+    marked_copies,
     progress_of,
     received_at,
     started_of,
@@ -26,7 +28,8 @@ from penstock.durable.status import (
 )
 from penstock.runs.failures import Failure
 from penstock.runs.records import failure_from, steps_of
-from penstock.runs.steps import StepRecord
+from penstock.runs.running_steps import unfinished_steps
+from penstock.runs.step_records import StepRecord
 
 MILLISECOND = timedelta(milliseconds=1)
 SUMMARY = (
@@ -35,8 +38,11 @@ SUMMARY = (
     "environment", "consumer", "key", "error_type", "waited_ms",
 )  # fmt: skip
 CHILD = ("id", "pipeline", "route", "status", "ms")
-DETAILS = ("steps", "failure", "unreadable", "bodies", "log")
-DURABLE = ("recoveries", "cancelled_by", "callback_url", "callback_status", "progress", "waits_for")
+DETAILS = ("steps", "failure", "unreadable", "bodies", "log", "lines_left_out")
+DURABLE = (
+    "recoveries", "cancelled_by", "callback_url", "callback_status", "progress", "waits_for",
+    "from_step",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +62,9 @@ class RunView:
     `at` is when the call was received, `ms` the duration in milliseconds. `key` shows the end of
     the caller's key alone; `error_type` is that of the exception that ended it. Fields from
     `children` on have values where the details of the run were read, else `children` is None.
-    Fields from `recoveries` on are of durable runs. `unreadable` says why this process can't
-    decrypt the bodies or the outcome.
+    `lines_left_out` is the number of log lines that were not kept. Fields from `recoveries` on are
+    of durable runs. The results of the steps before `from_step` were copied from the run that this
+    one repeats. `unreadable` says why this process can't decrypt the bodies or the outcome.
     """
 
     id: str
@@ -88,12 +95,14 @@ class RunView:
     bodies: Mapping[str, Any] | None = None
     unreadable: str | None = None
     log: Sequence[LoggedLine] = ()
+    lines_left_out: int = 0
     recoveries: int | None = None
     cancelled_by: str | None = None
     callback_url: str | None = None
     callback_status: str | None = None
     progress: Mapping[str, object] | None = None
     waits_for: str | None = None
+    from_step: int | None = None
 
     @property
     def is_finished(self) -> bool:
@@ -106,6 +115,21 @@ class RunView:
         if not self.durable or self.started_at is None:
             return None
         return max(0.0, (self.started_at - self.at) / MILLISECOND)
+
+    @property
+    def failed_step(self) -> int:
+        """The number of the step to repeat so that the run may succeed, 0 where none failed.
+
+        It is the last that failed or was interrupted, or the first of those that ran beside it.
+        """
+        failed = [
+            step
+            for step in self.steps
+            if not (step.copied or step.running)
+            and (step.failed or (step.attempts and step.attempts[-1].interrupted))
+        ]
+        beside = (step.number for step in failed if step.at + step.ms >= failed[-1].at)
+        return next(beside, 0)
 
     def document(self) -> dict[str, Any]:
         """Return the run as commands print it in JSON."""
@@ -162,8 +186,10 @@ def with_log(view: RunView, rows: Sequence[RunLogLineRow]) -> RunView:
     lines = [
         LoggedLine(datetime.fromtimestamp(row.at / 1e6, UTC), row.level, row.logger, row.text)
         for row in rows
+        if row.left_out is None
     ]
-    return replace(view, log=tuple(lines))
+    left_out = sum(row.left_out for row in rows if row.left_out is not None)
+    return replace(view, log=tuple(lines), lines_left_out=left_out)
 
 
 def with_details(
@@ -178,7 +204,7 @@ def with_details(
     view = replace(
         view,
         children=tuple(children),
-        steps=steps_of(row.steps),
+        steps=marked_copies(steps_of(row.steps), row.from_step),
         failure=failure_from(row.failure),
         bodies=bodies,
         unreadable=unreadable,
@@ -188,6 +214,7 @@ def with_details(
     return replace(
         view,
         recoveries=row.recoveries,
+        from_step=row.from_step,
         cancelled_by=row.cancelled_by,
         callback_url=masked(row.callback_url or "") or None,
         callback_status=row.callback_status,
@@ -206,6 +233,8 @@ def with_engine_state(
     outcome = engine_run.outcome if engine_run is not None else None
     took = (ended - started) / MILLISECOND if ended is not None and started is not None else None
     undecryptable = engine_run.undecryptable if engine_run is not None else ""
+    held = steps_held(steps, started, row.from_step) or list(view.steps)
+    held += _unfinished(row, held, engine_run, started, ended)
     return replace(
         view,
         status=status,
@@ -217,7 +246,26 @@ def with_engine_state(
         started_at=started,
         ended_at=ended,
         ms=took,
-        steps=steps_held(steps, started) or view.steps,
+        steps=held,
+    )
+
+
+def _unfinished(
+    row: FullRunRow,
+    done: Sequence[StepRecord],
+    engine_run: EngineRun | None,
+    started: datetime | None,
+    ended: datetime | None,
+) -> list[StepRecord]:
+    """Return the steps that run now, or that did not end."""
+    if row.running_steps is None or started is None:
+        return []
+    now = ended or clock.utc_now()
+    return unfinished_steps(
+        row.running_steps,
+        {step.number for step in done},
+        (now - started) / MILLISECOND,
+        running=ended is None and engine_run is not None and engine_run.state is State.RUNNING,
     )
 
 

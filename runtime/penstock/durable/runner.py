@@ -21,12 +21,12 @@ from penstock.durable.step_outputs import error_document, pack_result, stored_er
 from penstock.endpoints.encoding import unpack
 from penstock.errors import DeadlineExceeded, Refusal, StepFailed
 from penstock.runs.interrupts import EngineUnavailable, Interrupted
+from penstock.runs.running_steps import RunningSteps
+from penstock.runs.step_records import Attempt, StepRecord, new_record, redact_step, shifted
 from penstock.runs.steps import (
     MAX_RECORDED_STEPS,
     Called,
-    StepRecord,
     Term,
-    shifted,
     side_by_side,
     try_step,
 )
@@ -103,15 +103,15 @@ class DurableRunner:
         term: Term,
         start: Callable[..., object],
         report: Callable[[dict[str, object]], None],
-        clean: Callable[[str], str] = str,
+        running: RunningSteps,
         *,
         began: float | None = None,
         offset: float = 0.0,
     ) -> None:
         """Take the term of the run, and what the run calls.
 
-        `start` starts another pipeline, `report` records progress, `clean` removes secrets from
-        texts of errors. `began` is when the run first started, as a `time.monotonic()` reading of
+        `start` starts another pipeline, `report` records progress, and `running` takes the steps
+        that are running. `began` is when the run first started, as a `time.monotonic()` reading of
         this process even if that was in another one; the times of steps are relative to it.
         `offset` is when the pipeline of these steps started, in milliseconds after `began`.
         """
@@ -125,7 +125,8 @@ class DurableRunner:
         self._start = start
         self._report = report
         self._term = term
-        self._clean = clean
+        self._running = running
+        self._clean = running.clean
         self._offset = offset
 
     def begin(self) -> None:
@@ -153,12 +154,29 @@ class DurableRunner:
     def _run(
         self, step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Document:
-        """Run a step and return the output to store: its result, or what it raised."""
-        record = StepRecord(step.name, self._now())
+        """Run a step and return the output to store: its result, or what it raised.
+
+        An interrupted step remains among the running ones: it has no output.
+        """
+        record = new_record(step, args, kwargs, self._now())
+        redact_step(record, self._clean)
+        number = self._executor.step_number()
+        self._running.begin(number, record)
+        output = self._output(step, args, kwargs, record)
+        self._running.end(number)
+        return output
+
+    def _output(
+        self,
+        step: Step[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        record: StepRecord,
+    ) -> Document:
+        changed = self._running.attempted
         try:
-            value = pack_result(
-                step, try_step(step, args, kwargs, self._term, self.began, record), record
-            )
+            result = try_step(step, args, kwargs, self._term, self.began, record, changed)
+            value = pack_result(step, result, record)
         except Interrupted:
             raise
         except DeadlineExceeded:
@@ -169,8 +187,7 @@ class DurableRunner:
         return {"record": self._stored(record), "value": value}
 
     def _stored(self, record: StepRecord) -> object:
-        for attempt in record.attempts:
-            attempt.error = self._clean(attempt.error)
+        redact_step(record, self._clean)
         return msgspec.to_builtins(record)
 
     def _result(self, step: Step[..., Any], output: object) -> Any:  # noqa: ANN401  what the step returns
@@ -217,7 +234,7 @@ class DurableRunner:
             self._term.within(deadline),
             start,
             self.report,
-            self._clean,
+            self._running,
             began=self.began,
             offset=self._now(),
         )
@@ -231,6 +248,14 @@ class DurableRunner:
         """Run an operation of the runtime as a step, and return its output through `decode`."""
 
         def do() -> Document:
+            number, at = self._executor.step_number(), self._now()
+            self._running.begin(number, StepRecord(name, at, attempts=[Attempt(at, 0.0)]))
+            self._running.attempted()
+            output = perform()
+            self._running.end(number)
+            return output
+
+        def perform() -> Document:
             try:
                 return {"left": work()}
             except DeadlineExceeded:

@@ -18,7 +18,7 @@ from penstock.durable.engine import EngineRun, EngineStep, State
 from penstock.errors import title_of
 from penstock.runs.failures import Failure
 from penstock.runs.ids import millis_of
-from penstock.runs.steps import Attempt, StepRecord
+from penstock.runs.step_records import Attempt, StepRecord, shifted
 
 PROBLEM = "application/problem+json"
 ENGINE_STEPS = {"DBOS.sleep": "sleep"}
@@ -197,15 +197,18 @@ def _moment(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def steps_held(engine_steps: Sequence[EngineStep], started: datetime | None) -> list[StepRecord]:
+def steps_held(
+    engine_steps: Sequence[EngineStep], started: datetime | None, from_step: int | None = None
+) -> list[StepRecord]:
     """Return the steps of a run as the engine stores them, with pauses and child runs.
 
-    Their times are relative to `started`, when the run first started.
+    Their times are relative to `started`, when the run first started. Those before `from_step` were
+    copied from another run, and have no time in this one.
     """
     steps: list[StepRecord] = []
     first = min(
         [
-            *(item.started_at for item in engine_steps),
+            *(item.started_at for item in engine_steps if item.number >= (from_step or 0)),
             *([started.timestamp()] if started is not None else []),
         ],
         default=0.0,
@@ -235,7 +238,17 @@ def steps_held(engine_steps: Sequence[EngineStep], started: datetime | None) -> 
                 number=item.number,
             )
         )
-    return steps
+    return marked_copies(steps, from_step)
+
+
+def marked_copies(steps: Sequence[StepRecord], from_step: int | None) -> list[StepRecord]:
+    """Return steps with those marked that were copied from another run."""
+    return [
+        msgspec.structs.replace(shifted(step, -step.at), copied=True)
+        if from_step and 0 < step.number < from_step
+        else step
+        for step in steps
+    ]
 
 
 def attempts_of(step: StepRecord) -> list[Attempt]:
@@ -245,4 +258,4 @@ def attempts_of(step: StepRecord) -> list[Attempt]:
 
 def span_of(steps: Sequence[StepRecord]) -> float:
     """Return the length of the waterfall of steps, in milliseconds."""
-    return max([0.001, *(step.at + step.ms for step in steps)])
+    return max([0.001, *(step.at + step.ms for step in steps if not step.copied)])

@@ -15,10 +15,7 @@ from penstock.durable.outcomes import MAX_STORED_BYTES, problem_document, refusa
 from penstock.endpoints.encoding import name_of, pack, type_named, unpack
 from penstock.errors import Refusal, StepFailed
 from penstock.runs.failures import Failure, failure_of, remember
-from penstock.runs.steps import (
-    StepRecord,
-    describe_error,
-)
+from penstock.runs.step_records import StepRecord, describe_error
 
 
 def pack_result(step: Step[..., Any], result: object, record: StepRecord) -> bytes:

@@ -30,7 +30,7 @@ from penstock.runs.failures import Failure, failure_at, failure_of
 from penstock.runs.interrupts import Interrupted, NonDeterministicPipeline, ResultNotStorable
 from penstock.runs.recorder import Recorder
 from penstock.runs.records import Record, RecordedBodies
-from penstock.runs.steps import StepRecord
+from penstock.runs.step_records import StepRecord
 
 Handle = Callable[[], Answer]
 Received = tuple[bytes | None, Fields | None]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from urllib.parse import urlencode
 
 import msgspec
@@ -34,15 +33,20 @@ from penstock.runs.ids import first_id, new_run_id
 from penstock.runs.redaction import hidden_in
 
 
-def identifiers(host: Host, name: str) -> list[str]:
-    """Return the ids of the pipelines that a name or an id means.
+def identifiers(host: Callable[[], Host], engine: Engine, name: str | None) -> list[str]:
+    """Return the ids of the pipelines that a name or an id means; none without a name.
 
-    An id that is not loaded here may still have runs. Raises UnknownName.
+    An id that is not loaded here may be of another environment, or have runs. Raises UnknownName.
     """
-    names = {identifier: item.pipeline.name for identifier, item in host.catalog.loaded.items()}
+    if not name:
+        return []
+    names = {identifier: item.pipeline.name for identifier, item in host().catalog.loaded.items()}
     matches = [identifier for identifier, own in names.items() if name in {identifier, own}]
-    if not matches and "/" not in name:
-        raise UnknownName("pipeline", name, names.values())
+    if not matches:
+        with reading(engine) as connection:
+            known = "/" in name and stored.is_pipeline(connection, name)
+        if not known:
+            raise UnknownName("pipeline", name, names if "/" in name else names.values())
     return matches or [name]
 
 
@@ -111,27 +115,34 @@ class RunOperations:
         try:
             method, _, route = view.route.partition(" ")
             self._endpoint(view.pipeline, method, route)
-            if not view.durable:
+            if view.durable:
+                self._require_input(view)
+            else:
                 recorded_input(view)
         except PenstockError as error:
             return str(error)
-        if not view.durable and view.environment != own:
-            return (
-                f"this process serves {own}, and the run would be performed here; use `penstock"
-                f" runs redeliver {view.id}` on a host of {view.environment}"
-            )
-        return ""
+        return "" if view.durable else _elsewhere(view, own)
+
+    def _require_input(self, view: RunView) -> None:
+        """Raise PenstockError where the engine no longer has the input of a durable run."""
+        if view.unreadable:
+            raise PenstockError(view.unreadable)
+        if not self.run_store(view.environment or "").look([view.id]):
+            raise PenstockError(f"the input of run {view.id} is no longer stored")
 
     def redeliver(self, actor: str, run: str, *, step: int = 1) -> tuple[str, str | None]:
         """Run a run again with the same input.
 
         A durable run is accepted anew, with the results of the steps before `step`. An inline run
-        is performed here and now. Return the id of the new run, and its status where it was
-        performed here. Raises UnknownName, UsageError, and PenstockError where the input is gone.
+        is performed here and now, if it is one of the environment of this process. Return the id of
+        the new run, and its status where it was performed here. Raises UnknownName, UsageError, and
+        PenstockError where the input is gone.
         """
         view = self.show(run)
         if view.durable:
             new, status = self._accept_again(view, step), None
+        elif fault := _elsewhere(view, self._host().settings.environment):
+            raise UsageError(fault)
         elif step > 1:
             raise UsageError(
                 f"run {run} was answered at once, and kept nothing of its steps; it can only be run"
@@ -165,6 +176,7 @@ class RunOperations:
             endpoint.route,
             row.callback_url,
             redelivers=view.id,
+            from_step=step if step > 1 else None,
         )
         if step > 1:
             _check_step(store, view.id, step)
@@ -178,7 +190,7 @@ class RunOperations:
         recorded = recorded_input(view)
         method, _, route = view.route.partition(" ")
         endpoint = self._endpoint(view.pipeline, method, route)
-        with self._started(view.environment or "") as host:
+        with self._started() as host:
             access = host.view.access
             consumer = (
                 access.consumer_named(view.consumer)
@@ -211,18 +223,33 @@ class RunOperations:
         )
 
     @contextmanager
-    def _started(self, environment: str) -> Iterator[Host]:
-        """Yield a started host of an environment: the own one, or one for this alone."""
+    def _started(self) -> Iterator[Host]:
+        """Yield a started host of the own environment: that of this process, or a new one."""
         own = self._host()
-        if own.settings.environment == environment and own.fork == forks.generation():
+        if own.fork == forks.generation():
             yield own
             return
-        host = Host(replace(own.settings, environment=environment))
+        host = Host(own.settings)
         host.start()
         try:
             yield host
         finally:
             host.stop()
+
+
+def _elsewhere(view: RunView, own: str) -> str:
+    """Return why an inline run can't be performed in a process of an environment; empty: it can.
+
+    It would run with the plugins, the network and the operating system's environment of this
+    process, which are those of its own environment alone.
+    """
+    if view.environment == own:
+        return ""
+    return (
+        f"run {view.id} was answered at once in {view.environment}, and this process is of {own}:"
+        f" it would run with the plugins and settings of {own}. Run `penstock runs redeliver"
+        f" {view.id}` on a host of {view.environment}, with PENSTOCK_ENVIRONMENT={view.environment}"
+    )
 
 
 def _status(row: FullRunRow, intake: RunIntake) -> str:

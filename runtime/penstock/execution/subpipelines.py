@@ -26,6 +26,7 @@ from penstock.errors import (
     PipelineCallError,
     PipelineError,
     Refusal,
+    quoted,
 )
 from penstock.execution.calls import JSON, CallFactory, run_input
 from penstock.execution.executor import Executor
@@ -166,7 +167,7 @@ class SubpipelineRunner:
         ]
         if len(identifiers) != 1:
             number = f"{len(identifiers)} pipelines are" if identifiers else "no pipeline is"
-            raise NotStarted(f"{number} named {name!r} here; write an id, such as v1/orders")
+            raise NotStarted(f"{number} named {quoted(name)} here; write an id, such as v1/orders")
         identifier = identifiers[0]
         if not self.may_start(identifier):
             raise PipelineError(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from penstock.contracts.pipeline import Pipeline
 from penstock.contracts.policies import Violation
 from penstock.contracts.registered import RegisteredAuthenticator
+from penstock.errors import quoted
 from penstock.gate.gate import Gate
 
 
@@ -29,7 +30,7 @@ class GateCompiler:
             names |= more
         lacking = [
             Violation(
-                f"no authenticator for {name!r} is loaded",
+                f"no authenticator for {quoted(name)} is loaded",
                 f"correct the trigger, or load the plugin that proves {name}"
                 f" (penstock_{_plugin(name)})",
             )
@@ -37,7 +38,7 @@ class GateCompiler:
         ]
         lacking += [
             Violation(
-                f"two plugins offer an authenticator for {name!r}",
+                f"two plugins offer an authenticator for {quoted(name)}",
                 "leave one out (PENSTOCK_PLUGINS_DENY)",
             )
             for name in sorted(names & self._duplicates)

@@ -11,6 +11,7 @@ from penstock.access.snapshot import Snapshot
 from penstock.contracts.pipeline import Pipeline
 from penstock.contracts.policies import Violation
 from penstock.contracts.variables import SecretNeed
+from penstock.errors import quoted
 
 EXPIRY_WARNING_S = 14 * 86_400.0  # before a secret expires
 
@@ -53,7 +54,7 @@ def _check_need(
         _check_secret(need, pipeline, access, checked)
     elif need not in access.variables:
         fix = f"set it: `penstock variable set {need} VALUE --env {environment}`"
-        reason = f"it needs the variable {need!r}, which is not set in {environment!r}"
+        reason = f"it needs the variable {quoted(need)}, which is not set in {quoted(environment)}"
         checked.unmet.append(Violation(reason, fix))
 
 
@@ -64,13 +65,13 @@ def _check_secret(
     secret = access.secrets.get(need.name)
     fix = f"set it: `penstock secret set {need.name} --env {environment}`"
     if secret is None:
-        reason = f"it needs {need}, which is not set in {environment!r}"
+        reason = f"it needs {need}, which is not set in {quoted(environment)}"
         checked.unmet.append(Violation(reason, fix))
     elif secret.expires_at is not None and secret.expires_at <= now:
-        reason = f"it needs {need}, which has expired in {environment!r}"
+        reason = f"it needs {need}, which has expired in {quoted(environment)}"
         checked.unmet.append(Violation(reason, fix))
     elif not secret.is_readable(pipeline.id, now):
-        reason = f"it needs {need}, which is for other pipelines in {environment!r}"
+        reason = f"it needs {need}, which is for other pipelines in {quoted(environment)}"
         checked.unmet.append(Violation(reason, f"{fix} with `--pipeline {pipeline.id}`"))
     elif secret.expires_at is not None:
         expires_soon = secret.expires_at - now <= EXPIRY_WARNING_S

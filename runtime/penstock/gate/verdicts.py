@@ -21,6 +21,7 @@ from penstock.contracts.registered import (
     require_line,
     require_texts,
 )
+from penstock.errors import quoted
 from penstock.plugins.guard import PluginFault, call_plugin
 
 MAX_ANSWER_S = 1.0  # that a policy may take over one pipeline
@@ -101,7 +102,7 @@ def combined_verdict(
     name = environment.policy
     if not any(name in policy.options for policy in policies):
         violation = Violation(
-            f"no loaded plugin enforces the policy {name!r}",
+            f"no loaded plugin enforces the policy {quoted(name)}",
             "load penstock_access_policy, or set a policy that a plugin knows",
         )
         return Verdict(violations=(violation,)), False
@@ -134,7 +135,7 @@ def combined_verdict(
 
 
 def _silent(policy: RegisteredPolicy, name: str) -> Violation:
-    reason = f"the policy {policy.name} is silent on {name!r}, which it claims to enforce"
+    reason = f"the policy {policy.name} is silent on {quoted(name)}, which it claims to enforce"
     return Violation(reason, FIX)
 
 

@@ -145,6 +145,7 @@ class Housekeeping:
         """Add old minutes to their hours, and hours to the totals that pages read."""
         late = call_counts.roll_up(engine, environment_id, now)
         call_totals.add_up(engine, environment_id, now - call_counts.MINUTES_KEPT_S, late)
+        call_totals.add_up_minutes(engine, environment_id, now)
         consumer_totals.add_up(engine, environment_id, now)
 
     def _continues(self, until: float) -> bool:

@@ -16,6 +16,7 @@ from penstock.db import runs as stored
 from penstock.runs.failures import Clean, cleaned
 from penstock.runs.records import Finished, Record, RecordedBodies
 from penstock.runs.redaction import Redactor
+from penstock.runs.step_records import redact_step
 
 MAX_DETAIL_LENGTH = 2000  # characters
 
@@ -121,10 +122,8 @@ class RecordRows:
         if not steps and exchange is None and failure is None:
             return None
         clean = self._clean(record.pipeline)
-        for attempt in (
-            attempt for step in steps or () for attempt in step.attempts if attempt.error
-        ):
-            attempt.error = clean(attempt.error)
+        for step in steps or ():
+            redact_step(step, clean)
         return (
             record.run,
             sanitize.as_json(steps) if steps else None,

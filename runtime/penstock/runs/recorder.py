@@ -42,6 +42,7 @@ from penstock.db.rejected_calls import RejectedCall
 from penstock.errors import PenstockError
 from penstock.runs.call_counter import CallCounter
 from penstock.runs.failures import Clean
+from penstock.runs.live_reports import NO_REPORTS, LiveReports, Reports
 from penstock.runs.record_rows import RecordRows, bodies_are_recorded
 from penstock.runs.records import Finished, Record, without_plugin_data
 from penstock.runs.redaction import MAX_STORED_BODY_BYTES, Redactor
@@ -149,7 +150,7 @@ class Recorder:
         self._records = _RecordQueue()
         self._events: deque[Event] = deque()
         self._ending: set[str] = set()  # runs whose ends wait to be written
-        self._progress: dict[str, dict[str, object]] = {}
+        self.live = LiveReports()  # any thread may note progress and steps of durable runs
         self._rare_log = _RareLog()
         self._wake = threading.Event()
         self._stop = False
@@ -203,10 +204,6 @@ class Recorder:
     def knows_end(self, run: str) -> bool:
         """Return whether the end of a run waits to be written."""
         return run in self._ending
-
-    def progress(self, run: str, progress: dict[str, object]) -> None:
-        """Record the progress of a durable run; the last report counts."""
-        self._progress[run] = progress
 
     def count(self, pipeline: str, outcome: str, micros: int | None) -> None:
         """Count a durable run that ended; `micros` is its duration in microseconds."""
@@ -295,18 +292,19 @@ class Recorder:
         return None
 
     def _write_durable(self) -> int:
-        progress, self._progress = self._progress, {}
+        reports = self.live.take()
         events = [self._events[index] for index in range(min(BATCH_SIZE, len(self._events)))]
         samples, left_out = self._rejected.queued(), self._rejected.left_out()
-        if not (progress or events or samples or left_out):
+        if not (reports or events or samples or left_out):
             return 0
         try:
-            ends = self._store_durable(events, progress, samples)
+            ends = self._store_durable(events, reports, samples)
             if left_out:
                 rejected_calls.count_left_out(self._engine, left_out)
         except DatabaseUnavailable:
-            self._progress = progress | self._progress
+            self.live.put_back(reports)
             raise
+        self.live.written(reports)
         for event in events:
             self._events.popleft()
             if isinstance(event, Finished):
@@ -319,12 +317,12 @@ class Recorder:
     def _store_durable(
         self,
         events: Sequence[Event],
-        progress: Mapping[str, dict[str, object]],
+        reports: Reports,
         samples: Sequence[RejectedCall],
     ) -> Mapping[str, str]:
         """Store all in one transaction, or one by one where that fails; return the new ends."""
         try:
-            return self._store_together(events, progress, samples)
+            return self._store_together(events, reports, samples)
         except DatabaseUnavailable:
             raise
         except Exception:  # noqa: BLE001  one bad record must not stop the others
@@ -332,10 +330,8 @@ class Recorder:
         for event in events:
             run = event[0] if isinstance(event, tuple) else event.run
             ends |= self._write_alone(lambda item: self._store_together([item]), event, run) or {}
-        for report in progress.items():
-            self._write_alone(
-                lambda item: self._store_together(progress=dict([item])), report, report[0]
-            )
+        for run, report in reports.each():
+            self._write_alone(lambda item: self._store_together(reports=item), report, run)
         for sample in samples:
             self._write_alone(lambda item: self._store_together(samples=[item]), sample, sample.id)
         return ends
@@ -343,7 +339,7 @@ class Recorder:
     def _store_together(
         self,
         events: Sequence[Event] = (),
-        progress: Mapping[str, dict[str, object]] | None = None,
+        reports: Reports = NO_REPORTS,
         samples: Sequence[RejectedCall] = (),
     ) -> Mapping[str, str]:
         finished = [event for event in events if isinstance(event, Finished)]
@@ -351,8 +347,7 @@ class Recorder:
         with writing(self._engine) as connection:
             if began := [event for event in events if isinstance(event, tuple)]:
                 durable_runs.start(connection, began)
-            if progress:
-                durable_runs.progress(connection, progress.items())
+            reports.store(connection)
             new_ends = self._finish(connection, ends) if ends else {}
             if samples:
                 rejected_calls.record(connection, samples)

@@ -12,7 +12,7 @@ from penstock.contracts.call import ANONYMOUS, Caller
 from penstock.contracts.pipeline import Pipeline
 from penstock.contracts.run_status import Status, status_of
 from penstock.runs.failures import Failure
-from penstock.runs.steps import StepRecord
+from penstock.runs.step_records import StepRecord
 
 
 class RecordedBodies(msgspec.Struct, gc=False):

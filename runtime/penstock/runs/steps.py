@@ -12,20 +12,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
-import msgspec
-
-from penstock.contracts.masks import shortened
-from penstock.contracts.sanitize import safe_str
 from penstock.contracts.steps import Retry, Step, runner
 from penstock.errors import DeadlineExceeded, PipelineError, StepTimedOut
 from penstock.runs.interrupts import Interrupted, RunReleased
+from penstock.runs.step_records import Attempt, StepRecord, describe_error, new_record
 from penstock.runs.timeouts import TimedOut, run_with_deadline
 
 Result = TypeVar("Result")
 Called = tuple[Step[..., Any], tuple[Any, ...], Mapping[str, Any]]
 
 MAX_RECORDED_STEPS = 1000  # steps of one run
-MAX_ERROR_LENGTH = 500  # characters of an error
 # Attempts with a time limit that may run in this process, those included whose time is up.
 MAX_TIMED_ATTEMPTS = 256
 _aside = threading.BoundedSemaphore(MAX_TIMED_ATTEMPTS)
@@ -110,46 +106,8 @@ class Term:
         return replace(self, deadline=deadline)
 
 
-class Attempt(msgspec.Struct, omit_defaults=True):
-    """One attempt of a step.
-
-    `at` is its beginning in milliseconds since that of the run, `ms` its duration, and `error` the
-    text of its exception.
-    """
-
-    at: float
-    ms: float
-    error: str = ""
-
-
-class StepRecord(msgspec.Struct, omit_defaults=True):
-    """The record of a step: its attempts, and whether it failed.
-
-    `at` and `ms` are as in Attempt. `number` is that of the engine, 0 for inline runs.
-    """
-
-    name: str
-    at: float
-    ms: float = 0.0
-    attempts: list[Attempt] = []  # msgspec copies defaults
-    failed: bool = False
-    number: int = 0
-
-
-def shifted(record: StepRecord, ms: float) -> StepRecord:
-    """Return a record whose times are some milliseconds later."""
-    attempts = [
-        Attempt(max(0.0, round(attempt.at + ms, 3)), attempt.ms, attempt.error)
-        for attempt in record.attempts
-    ]
-    return msgspec.structs.replace(record, at=max(0.0, round(record.at + ms, 3)), attempts=attempts)
-
-
-def describe_error(error: BaseException) -> str:
-    """Return type and text of an exception in one line of limited length."""
-    return shortened(
-        " ".join(f"{type(error).__name__}: {safe_str(error)}".split()), MAX_ERROR_LENGTH
-    )
+def _unchanged() -> None:
+    """Do nothing: the steps of an inline run are recorded with its end."""
 
 
 def try_step(
@@ -159,10 +117,12 @@ def try_step(
     term: Term,
     began: float,
     record: StepRecord,
+    changed: Callable[[], None] = _unchanged,
 ) -> Any:  # noqa: ANN401  what the step returns
     """Run a step with its retries, and record each attempt.
 
-    `began` is the `time.monotonic()` reading that attempts are counted from.
+    `began` is the `time.monotonic()` reading that attempts are counted from. `changed` is called
+    before each attempt, and after one that is to be repeated.
 
     Raises what the last attempt raised, DeadlineExceeded where there was no time for one, or
     RunReleased where the run is to stop.
@@ -170,7 +130,6 @@ def try_step(
     retry = step.retry
     pause = retry.backoff
     work = partial(step.function, *args, **kwargs)
-    started = time.monotonic()
     try:
         for number in range(1, retry.attempts + 1):
             tried = time.monotonic()
@@ -178,8 +137,12 @@ def try_step(
                 raise DeadlineExceeded  # noqa: TRY301  it is recorded as what any attempt raises
             attempt = Attempt(_ms(tried - began), 0.0)
             record.attempts.append(attempt)
+            changed()
             try:
                 return _once(work, step, term)
+            except Interrupted:
+                attempt.interrupted = True
+                raise
             except BaseException as error:
                 attempt.error = describe_error(error)
                 if not isinstance(error, Exception):
@@ -195,13 +158,14 @@ def try_step(
                     raise
             finally:
                 attempt.ms = _ms(time.monotonic() - tried)
+            changed()
             term.pause(wait)
             pause *= 2
     except BaseException:
         record.failed = True
         raise
     finally:
-        record.ms = _ms(time.monotonic() - started)
+        record.ms = max(0.0, round(_ms(time.monotonic() - began) - record.at, 3))
 
 
 def _ms(seconds: float) -> float:
@@ -289,9 +253,8 @@ class WithinStep:
     def step(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401  what the step returns
         """Run a step as part of this one."""
         self._term.check()
-        return try_step(
-            step, args, kwargs, self._term, time.monotonic(), StepRecord(step.name, 0.0)
-        )
+        record = StepRecord(step.name, 0.0)
+        return try_step(step, args, kwargs, self._term, time.monotonic(), record)
 
     def gather(self, calls: Sequence[Called], at_once: int) -> list[Any]:
         """Run steps side by side."""
@@ -338,7 +301,7 @@ class Inline:
 
     def step(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401  what the step returns
         """Run a step."""
-        record = StepRecord(step.name, _ms(time.monotonic() - self.began))
+        record = new_record(step, args, kwargs, _ms(time.monotonic() - self.began))
         if len(self.steps) < MAX_RECORDED_STEPS:
             self.steps.append(record)
         return try_step(step, args, kwargs, Term(self.deadline), self.began, record)

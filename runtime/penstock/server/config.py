@@ -24,7 +24,12 @@ from penstock.server.arbiter_state import ArbiterState
 from penstock.server.startup_checks import can_listen, supports_protocols
 from penstock.server.worker_class import PENSTOCK_WORKER, choose_worker_class
 from penstock.server.worker_ends import prepare
-from penstock.server.worker_start import freeze_memory, start_host, stop_in_time
+from penstock.server.worker_start import (
+    freeze_memory,
+    prepare_pages,
+    start_host,
+    stop_in_time,
+)
 from penstock.settings import Settings
 
 try:
@@ -119,6 +124,7 @@ def post_worker_init(worker: Any) -> None:  # noqa: ANN401  gunicorn's type
         stop_in_time(worker, graceful_timeout)
     freeze_memory()
     _state.announce_ready()
+    prepare_pages(worker)
 
 
 def child_exit(server: Any, worker: Any) -> None:  # noqa: ANN401, ARG001  gunicorn's types

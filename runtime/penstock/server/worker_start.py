@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import signal
+import threading
 import time
 from types import FrameType
 from typing import Any
@@ -60,6 +61,16 @@ def freeze_memory() -> None:
     """Exclude all present objects from garbage collection: they live as long as the process."""
     gc.collect()
     gc.freeze()
+
+
+def prepare_pages(worker: Any) -> None:  # noqa: ANN401  as above
+    """Have a thread render the first pages of the console, where the worker has one.
+
+    Calls are answered meanwhile.
+    """
+    work = worker.wsgi.prepare
+    if work is not None:
+        threading.Thread(target=work, name="penstock-prepare", daemon=True).start()
 
 
 def stop_in_time(worker: Any, graceful_timeout: float) -> None:  # noqa: ANN401  as above

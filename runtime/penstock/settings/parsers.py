@@ -15,6 +15,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from penstock.contracts.networks import network_of
+from penstock.errors import quoted
 
 Option = TypeVar("Option", bound=str)
 
@@ -57,7 +58,7 @@ def one_of(*options: Option) -> Callable[[str], Option]:
             if value.lower() == option:
                 return option
         raise ValueError(
-            f"must be {', '.join(options[:-1])} or {options[-1]}, not {value.lower()!r}"
+            f"must be {', '.join(options[:-1])} or {options[-1]}, not {quoted(value.lower())}"
         )
 
     return parse
@@ -69,7 +70,7 @@ def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
     def parse(value: str) -> int:
         if re.fullmatch(r"\d{1,9}", value, re.ASCII) and minimum <= int(value) <= maximum:
             return int(value)
-        raise ValueError(f"must be a whole number from {minimum} to {maximum}, not {value!r}")
+        raise ValueError(f"must be a whole number from {minimum} to {maximum}, not {quoted(value)}")
 
     return parse
 
@@ -78,8 +79,8 @@ def environment_name(value: str) -> str:
     """Return the name of an environment."""
     if not ENVIRONMENT.fullmatch(value):
         raise ValueError(
-            f"is {value!r}; an environment's name has lower-case letters, digits and dashes, a"
-            f" letter first ({ENVIRONMENT.pattern})"
+            f"is {quoted(value)}; an environment's name has lower-case letters, digits and dashes,"
+            f" a letter first ({ENVIRONMENT.pattern})"
         )
     return value
 
@@ -113,7 +114,8 @@ def address(value: str) -> str:
     """Return an address that a server can listen on: HOST:PORT, unix:PATH or fd://NUMBER."""
     if not ADDRESS.fullmatch(value) or port_of(value) > MAX_PORT:
         raise ValueError(
-            f"must be like 127.0.0.1:8000, [::1]:8000 or unix:/run/penstock.sock, not {value!r}"
+            "must be like 127.0.0.1:8000, [::1]:8000 or unix:/run/penstock.sock, not"
+            f" {quoted(value)}"
         )
     return value
 
@@ -125,7 +127,7 @@ def internal_address(value: str) -> str:
     ):
         raise ValueError(
             "must be like 127.0.0.1:9000, [::1]:9000 or unix:/run/penstock-internal.sock, not"
-            f" {value!r}"
+            f" {quoted(value)}"
         )
     return value
 

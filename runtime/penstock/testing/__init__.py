@@ -11,7 +11,7 @@ There is no server and no network. Calls go to the same WSGI application that gu
 real access checks and a database of their own.
 """
 
-from penstock.runs.steps import Attempt, StepRecord
+from penstock.runs.step_records import Attempt, StepRecord
 from penstock.testing.calls import a_call
 from penstock.testing.client import CallerClient
 from penstock.testing.fixtures import StartRuntime, penstock_runtime

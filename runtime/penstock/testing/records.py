@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 from penstock.durable.run_view import LoggedLine
 from penstock.runs.failures import Failure
-from penstock.runs.steps import StepRecord
+from penstock.runs.step_records import StepRecord
 
 
 class ChildRecord(TypedDict):
@@ -52,6 +52,7 @@ class InlineRunRecord(TypedDict):
     bodies: dict[str, Any] | None
     unreadable: str | None
     log: Sequence[LoggedLine]
+    lines_left_out: int
 
 
 class RunRecord(InlineRunRecord, total=False):
@@ -60,6 +61,7 @@ class RunRecord(InlineRunRecord, total=False):
     recoveries: int
     progress: dict[str, Any] | None
     waits_for: str | None
+    from_step: int | None
     cancelled_by: str | None
     callback_url: str | None
     callback_status: str | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from werkzeug.exceptions import HTTPException
 from penstock import forks, logs, metrics, threads
 from penstock.console import ClientInfo, add_console
 from penstock.console.pages import ROOT as CONSOLE
+from penstock.console.preparation import prepare
 from penstock.contracts.extensions import Document
 from penstock.errors import CannotStart, Refusal
 from penstock.execution import Execution
@@ -76,6 +77,8 @@ class Penstock(Flask):
         self._internal_bind = host.settings.internal_bind
         self._pipelines = host.settings.pipelines
         self._prefix = host.settings.console_prefix
+        # Renders the first pages of the console before they are requested; None without one.
+        self.prepare: Callable[[], object] | None = None
 
     def end_calls(self, moment: float) -> None:
         """Answer every call that has not ended at that moment, a `time.monotonic()` reading.
@@ -144,6 +147,7 @@ def create_app(host: Host) -> Penstock:
         app.add_url_rule("/-/metrics", "metrics", _metrics_view(host))
     if host.settings.console:
         add_console(app, host, _peer(host), describe)
+        app.prepare = partial(prepare, app)
     add_description(app, host.settings, host.catalog, host.view)
     if host.settings.pipelines:
         _add_documents(app, host)

@@ -29,6 +29,7 @@ from penstock.runs.ids import millis_of
 from penstock.runs.interrupts import RunReleased
 from penstock.runs.recorder import Recorder
 from penstock.runs.records import Finished, RecordedBodies
+from penstock.runs.running_steps import RunningSteps, interrupted_steps
 from penstock.runs.steps import StopSignal, Term
 
 # Seconds after the acceptance of a run in which no other worker can have begun it unrecorded.
@@ -84,8 +85,10 @@ class Performer:
         if item is None or endpoint is None:
             return outcome_of(pipeline_changed("its handler is not there any more"), [], 0)
         active.handler = endpoint.route.handler
-        started = self._started(run, given, store)
-        began = time.monotonic() - max(0.0, clock.now() - started)
+        row = self._find(run)
+        started = self._started(row, run, given, store)
+        now = clock.now()
+        began = time.monotonic() - max(0.0, now - started)
         recorder.began(run, datetime.fromtimestamp(started, UTC))
         deadline = began + item.pipeline.durable.timeout
         call = self._calls.of_input(run, given, endpoint, deadline)
@@ -95,8 +98,8 @@ class Performer:
             self._engine,
             Term(deadline, active.stop, partial(self._confirm, run, active.stop)),
             self.subpipelines.bind(parent),
-            partial(recorder.progress, run),
-            clean,
+            partial(recorder.live.note_progress, run),
+            _running_steps(row, run, recorder, clean, (now - started) * 1000),
             began=began,
         )
         outcome = self._handlers.execute(endpoint, call, runner, partial(_storable, deadline))
@@ -119,13 +122,12 @@ class Performer:
         )
         return ending
 
-    def _started(self, run: str, given: RunInput, store: RunStore) -> float:
+    def _started(self, row: FullRunRow | None, run: str, given: RunInput, store: RunStore) -> float:
         """Return when a run first began, perhaps in another worker, in seconds since the epoch.
 
         Never before its acceptance.
         """
         now, accepted = clock.now(), millis_of(run) / 1000
-        row = self._find(run)
         recorded: datetime | None = row.started_at if row is not None else None
         if recorded is not None:
             return max(accepted, min(now, recorded.timestamp()))
@@ -134,6 +136,20 @@ class Performer:
         # Steps before the acceptance came with the run from the one that it redelivers.
         steps = [step.started_at for step in store.steps(run) if step.started_at >= accepted]
         return max(accepted, min([now, *steps]))
+
+
+def _running_steps(
+    row: FullRunRow | None, run: str, recorder: Recorder, clean: Clean, now_ms: float
+) -> RunningSteps:
+    """Return what keeps the steps of a run that are running, with those of the worker before.
+
+    `now_ms` is in milliseconds since the start of the run.
+    """
+    changed = partial(recorder.live.note_steps, run)
+    if row is None or not (row.running_steps or row.recoveries):
+        return RunningSteps(changed, clean)
+    earlier = interrupted_steps(row.running_steps, now_ms)
+    return RunningSteps(changed, clean, earlier, recorder.flush)
 
 
 def endpoint_of(item: LoadedPipeline | None, method: str, path: str) -> Endpoint | None:

@@ -106,7 +106,7 @@ def engine_end(
     Raises DatabaseUnavailable.
     """
     run = row.id
-    steps = steps_held(run_store.steps(run), started_of(row, engine_run))
+    steps = steps_held(run_store.steps(run), started_of(row, engine_run), row.from_step)
     if engine_run.state is State.DONE and engine_run.outcome is not None:
         return Finished(run, pipeline, **ending_of(engine_run.outcome), steps=steps)
     ended = datetime.fromtimestamp(engine_run.ended_at, UTC) if engine_run.ended_at else None

@@ -636,7 +636,7 @@ class TestBesideTheReleaseBefore:
         assert row.pipelines == {"test": 3, "prod": 0}
 
     def test_removing_an_own_limit_of_a_name_removes_no_other(self, both: Old) -> None:
-        assert limits.remove_limits(both.engine, ACTOR, "acme", "test") == 1
+        assert limits.remove_limits(both.engine, ACTOR, "acme", "test").number == 1
         assert [row.pipeline for row in limits.list_limits(both.engine)] == [
             "v1/orders",
             "v2/orders",
@@ -651,7 +651,8 @@ class TestBesideTheReleaseBefore:
             pipeline="v1/orders",
             offered=OFFERED,
         )
-        assert limits.remove_limits(both.engine, ACTOR, "acme", "test", pipeline="v1/orders") == 2
+        removed = limits.remove_limits(both.engine, ACTOR, "acme", "test", pipeline="v1/orders")
+        assert removed.number == 2
 
 
 PLUGIN = """

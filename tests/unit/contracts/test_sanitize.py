@@ -13,7 +13,7 @@ from sqlalchemy.exc import DataError, OperationalError
 
 from penstock.contracts.sanitize import as_json, as_msgpack, clean_text, to_plain
 from penstock.db.failures import DatabaseUnavailable, is_value_too_large, translated
-from penstock.runs.steps import describe_error
+from penstock.runs.step_records import describe_error
 
 
 class Mute(Exception):

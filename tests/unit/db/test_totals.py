@@ -40,7 +40,16 @@ def fill_calls(place: Place) -> None:
             if chance.random() < 0.3
         ],
     )
-    call_counts.write(place.engine, [count(NOW - 60, "v1/orders", "succeeded", 3, MINUTE)])
+    call_counts.write(
+        place.engine,
+        [
+            count(NOW - ago * MINUTE, pipeline, outcome, chance.randrange(1, 9), MINUTE)
+            for ago in range(1, 115)
+            for pipeline in ("v1/orders", "v1/stock")
+            for outcome in OUTCOMES
+            if chance.random() < 0.3
+        ],
+    )
 
 
 def calls_of(place: Place, chosen: Intervals) -> dict[str, object]:
@@ -86,11 +95,13 @@ def test_calls_are_the_same_with_totals_and_without(place: Place) -> None:
     before = {name: calls_of(place, chosen) for name, chosen in TIMES.items()}
 
     call_totals.add_up(place.engine, 1, NOW - 2 * HOUR)
+    call_totals.add_up_minutes(place.engine, 1, NOW)
 
     assert {name: calls_of(place, chosen) for name, chosen in TIMES.items()} == before
     with reading(place.engine) as connection:
         assert call_totals.totalled_until(connection, 1, HOUR) == NOW - 2 * HOUR
         assert call_totals.totalled_until(connection, 1, DAY) == TODAY
+        assert call_totals.totalled_until(connection, 1, MINUTE) == NOW - 5 * MINUTE
 
 
 def test_totals_are_read_in_place_of_counts(place: Place) -> None:
@@ -102,6 +113,29 @@ def test_totals_are_read_in_place_of_counts(place: Place) -> None:
     call_counts.purge(place.engine, 1, TODAY)  # of whole days only the totals remain
 
     assert calls_of(place, chosen) == before
+
+
+def test_totals_of_minutes_are_read_once_those_of_hours_are_near(place: Place) -> None:
+    fill_calls(place)
+    call_totals.add_up(place.engine, 1, NOW - 2 * HOUR)
+    call_totals.add_up_minutes(place.engine, 1, NOW)
+    chosen = Intervals(1, NOW - HOUR, NOW - 10 * MINUTE, MINUTE)
+    with reading(place.engine) as connection:
+        before = sorted(call_sums.sums(connection, chosen, "calls", "outcome"))
+    call_counts.purge(place.engine, 1, NOW)
+
+    with reading(place.engine) as connection:
+        assert sorted(call_sums.sums(connection, chosen, "calls", "outcome")) == before
+
+
+def test_minutes_without_totals_of_their_hours_are_read_one_by_one(place: Place) -> None:
+    fill_calls(place)
+    before = calls_of(place, TIMES["three days by hour"])
+    call_totals.add_up(place.engine, 1, NOW - 30 * HOUR)  # the first round finds months
+
+    call_totals.add_up_minutes(place.engine, 1, NOW)
+
+    assert calls_of(place, TIMES["three days by hour"]) == before
 
 
 def test_counts_that_arrive_late_are_added_to_totals(place: Place) -> None:

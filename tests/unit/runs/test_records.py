@@ -41,7 +41,7 @@ from penstock.runs.ids import derived_run_id, first_id, is_run_id, millis_of, ne
 from penstock.runs.recorder import Recorder
 from penstock.runs.records import Finished, Record, RecordedBodies, steps_of
 from penstock.runs.redaction import Redactor
-from penstock.runs.steps import Attempt, StepRecord
+from penstock.runs.step_records import Attempt, StepRecord
 from penstock.testing import Runtime
 
 Start = Callable[..., Runtime]
@@ -594,8 +594,8 @@ class TestTheRecorder:
         with recorder._writing:  # noqa: SLF001  so that all are in one batch
             recorder.ended(Finished(poison, example(), Status.SUCCEEDED, 200))
             recorder.ended(Finished(good, example(), Status.SUCCEEDED, 200))
-            recorder.progress(good, {"done": object()})
-            recorder.progress(poison, {"done": 1})
+            recorder.live.note_progress(good, {"done": object()})
+            recorder.live.note_progress(poison, {"done": 1})
             recorder.rejected(
                 "v1/example",
                 "key-missing",

@@ -99,13 +99,43 @@ def test_secrets_and_sensitive_values_are_not_kept(runtime: Runtime) -> None:
     assert "AbCdEfGhIjKl" not in text
 
 
-def test_a_run_keeps_a_limited_number_of_lines_and_says_so(runtime: Runtime) -> None:
+def test_a_run_keeps_a_limited_number_of_lines_and_the_number_of_the_others(
+    runtime: Runtime,
+) -> None:
     run = runtime.client(token=False).get("/v1/shop/loud").headers["X-Run-Id"]
 
-    lines = logged(runtime, run)
+    runtime.flush()
+    document = json.loads(runtime.operate("runs", "show", run, "--format", "json"))
+    page = words_of(ConsoleClient.of(runtime, "vic").text(f"/e/test/runs/{run}"))
 
-    assert len(lines) == MAX_LINES + 1
-    assert lines[-1]["text"] == "further lines of this run are not kept"
+    assert (len(document["log"]), document["lines_left_out"]) == (MAX_LINES, 50)
+    assert "50 further lines were not kept" in page
+    assert "50 further lines were not kept" in runtime.operate("runs", "show", run)
+
+
+def test_the_number_of_lines_left_out_grows_with_later_writes() -> None:
+    engine = sa.create_engine("sqlite://")
+    RunLogLineRow.table.create(engine)
+    log, run = RunLog(lambda _: str), new_run_id()
+    left_out = []
+    for number in (MAX_LINES + 1, 0, 7):
+        for _ in range(number):
+            log.keep({"run": run, "pipeline": "v1/shop", "event": "line"})
+        log.write(engine)
+        with engine.connect() as connection:
+            rows = run_log_lines.of_run(connection, run)
+        left_out.append([row.left_out for row in rows if row.left_out is not None])
+
+    assert left_out == [[1], [1], [8]]
+
+
+def test_lines_that_no_longer_fit_into_the_queue_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("penstock.runs.run_log.MAX_QUEUED", 2)
+    monkeypatch.setattr("penstock.runs.run_log.BATCH_SIZE", 1)
+
+    assert written("a", "b", "c") == ["a", "b", "further lines of this run are not kept"]
 
 
 def written(*events: str, clean: Callable[[str], str] = str, run: str = "") -> list[str]:

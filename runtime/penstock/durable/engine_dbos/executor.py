@@ -136,6 +136,10 @@ class DbosExecutor(RunExecutor):
 
         return run
 
+    def step_number(self) -> int:
+        """Return the number of the step that runs in this thread."""
+        return DBOS.step_id or 0
+
     def seconds_until(self, until: float) -> float:
         """Return the seconds to wait until a moment."""
         return max(0.0, until - clock.now())

@@ -14,7 +14,7 @@ from penstock.contracts.sanitize import as_msgpack
 from penstock.durable.engine import (
     Undecryptable,
 )
-from penstock.runs.steps import describe_error
+from penstock.runs.step_records import describe_error
 
 RAISED = "__raised__"
 
