@@ -365,8 +365,7 @@ class UserRow(NamedRow, table="users"):
     id: Col[int] = column(Integer, primary_key=True)
     name: Col[str] = column(String(80), unique=True)
     role: Col[str] = column(String(16))
-    # An argon2id hash; NULL: the user signs in with the identity provider only.
-    password: Col[str | None] = column(Text, nullable=True)
+    password: Col[str | None] = column(Text, nullable=True)  # an argon2id hash; NULL: none
     active: Col[bool] = column(Flag)
     created_at: Col[datetime] = column(Moment)
     signed_in_at: Col[datetime | None] = column(Moment, nullable=True)
