@@ -135,7 +135,7 @@ MUTATIONS = (
     mutation("a preflight is answered without CORS", DISPATCHER, "\n            and self._headers.cors(place) is not None", "", GATE_TESTS, "preflight"),
     mutation("X-HTTP-Method-Override is obeyed", EXCHANGE, 'environ["REQUEST_METHOD"]', 'environ.get("HTTP_X_HTTP_METHOD_OVERRIDE") or environ["REQUEST_METHOD"]', GATE_TESTS, "obeyed"),
     mutation("the gate is not asked", DISPATCHER, ADMIT, "caller = Caller()", GATE_TESTS, "gated"),
-    mutation("internal pipelines are found outside", DISPATCHER, "if (item.pipeline.trigger.internal if internal else item.pipeline.trigger.external)", "if item", "tests/unit/http/test_listeners.py"),
+    mutation("internal pipelines are found outside", DISPATCHER, "if is_exposed(item.pipeline, internal=internal)", "if item", "tests/unit/http/test_listeners.py"),
     mutation("a stale view of access answers calls", ADMISSION, " or not view.fresh():", ":", GATE_TESTS, "too_old"),
     mutation("a closed gate opens", GATE, '"""Accept no call."""\n        raise unavailable()', '"""Accept no call."""\n        return ANONYMOUS', "tests/unit/access/test_variables.py", "unset_variable_is_blocked"),
     mutation("a gate that ended is still used", GATE, "if now >= self._until:", "if False:", GATE_TESTS, "kept_for"),

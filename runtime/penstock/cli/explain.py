@@ -10,7 +10,6 @@ import click
 import msgspec
 
 from penstock.access.pipelines import meant_by
-from penstock.access.presented_keys import key_of
 from penstock.access.snapshot import Snapshot
 from penstock.cli.base import Context, env_option, format_option, pass_context, show, show_json
 from penstock.cli.deployments import note_other_plugins
@@ -18,14 +17,15 @@ from penstock.cli.run_view import print_run
 from penstock.errors import UnknownName, UsageError
 from penstock.execution.explained_calls import ExplainedCall, explain_call
 from penstock.execution.rejected_queries import find_rejected
-from penstock.gate.attempts import UNKNOWN_KEY, Attempt, Token
+from penstock.gate.attempts import Token
 from penstock.gate.changes import Change
 from penstock.gate.explanations import FIXES, Explanation
+from penstock.host.described_call import DescribedCall
 from penstock.host.explanation import (
     GateExplanation,
     explain_attempt,
     explain_gate,
-    presented,
+    listeners_of,
 )
 from penstock.runs.ids import is_run_id
 
@@ -42,6 +42,7 @@ from penstock.runs.ids import is_run_id
 )
 @click.option("--scope", "scopes", multiple=True, help="Scope of the token; repeatable.")
 @click.option("--address", default="", help="Network address of the caller.")
+@click.option("--internal", is_flag=True, help="The call comes on the internal listener.")
 @format_option
 @pass_context
 def explain(  # noqa: PLR0913, PLR0917  one argument an option
@@ -53,6 +54,7 @@ def explain(  # noqa: PLR0913, PLR0917  one argument an option
     token: str | None,
     scopes: tuple[str, ...],
     address: str,
+    internal: bool,
     form: str,
 ) -> None:
     """Explain a gate, what it decides about a caller, or why a call was rejected or failed.
@@ -63,7 +65,10 @@ def explain(  # noqa: PLR0913, PLR0917  one argument an option
     about it now, and the smallest change; or why the run failed. No call is made, and no credential
     is needed.
     """
+    described = DescribedCall(consumer or "", key_word or "", token or "", scopes, address)
     if is_run_id(subject):
+        if not described.is_empty or internal or environment:
+            raise UsageError("an ID names one call; leave out all other options but --format")
         _explain_id(context, subject, form)
         return
     asked = (consumer,) if consumer else ()
@@ -74,15 +79,22 @@ def explain(  # noqa: PLR0913, PLR0917  one argument an option
     if len(identifiers) > 1:
         raise UsageError(f"{subject} has several versions; name one: {', '.join(identifiers)}")
     note_other_plugins(context, access.environment.name)
-    if not any((consumer, key_word, token, scopes, address)):
-        explained = explain_gate(catalog, context.host.evaluator, access, identifiers[0])
-        _show_gate(explained, form)
+    identifier, evaluator = identifiers[0], context.host.evaluator
+    pipeline = catalog.loaded[identifier].pipeline
+    if described.is_empty:
+        listeners = [True] if internal else listeners_of(pipeline)
+        gates = [
+            explain_gate(catalog, evaluator, access, identifier, internal=side)
+            for side in listeners
+        ]
+        _show_gates(gates, form)
         return
-    attempt = _attempt(context, identifiers[0], consumer, key_word, token, scopes, address)
-    explanation = explain_attempt(catalog, context.host.evaluator, access, context.engine, attempt)
-    document = explanation.document()
+    attempt = described.attempt(
+        context.engine, identifier, internal=internal or listeners_of(pipeline) == [True]
+    )
+    explanation = explain_attempt(catalog, evaluator, access, context.engine, attempt)
     if form == "json":
-        show_json(document)
+        show_json(explanation.document())
     else:
         _show_explanation(explanation)
 
@@ -126,42 +138,29 @@ def _show_changes(changes: Sequence[Change]) -> None:
             click.echo(f"   {change.command}")
 
 
-def _attempt(
-    context: Context,
-    pipeline: str,
-    consumer: str | None,
-    key_word: str | None,
-    token: str | None,
-    scopes: tuple[str, ...],
-    address: str,
-) -> Attempt:
-    key = None
-    if key_word == "unknown":
-        key = UNKNOWN_KEY
-    elif key_word is not None:
-        if consumer is None:
-            raise UsageError("--key needs the consumer of the key; add --consumer")
-        key = presented(key_of(context.engine, consumer, key_word))
-    sent = Token(token) if token is not None else (Token.VALID if scopes else Token.NONE)
-    return Attempt(pipeline, consumer, key, sent, frozenset(scopes), address)
-
-
-def _show_gate(explained: GateExplanation, form: str) -> None:
+def _show_gates(gates: Sequence[GateExplanation], form: str) -> None:
+    """Print the gate of each listener that a pipeline is for."""
     if form == "json":
-        show_json(
-            {
-                "pipeline": explained.pipeline,
-                "environment": explained.environment,
-                "state": explained.evaluation.state.value,
-                "facts": [_plain(fact) for fact in explained.facts],
-            }
-        )
+        first, *others = (_gate_document(gate) for gate in gates)
+        show_json(first | ({"internal": others[0]} if others else {}))
         return
-    click.echo(f"{explained.pipeline} in {explained.environment}")
-    show(explained.facts, form, ("name", "value", "source"), empty="its declaration has a fault")
-    if not explained.facts:
-        for violation in explained.evaluation.violations:
-            click.echo(f"{violation.reason}; {violation.fix}")
+    for gate in gates:
+        listener = " on the internal listener" if gate.internal else ""
+        click.echo(f"{gate.pipeline} in {gate.environment}{listener}")
+        show(gate.facts, form, ("name", "value", "source"), empty="its declaration has a fault")
+        if not gate.facts:
+            for violation in gate.evaluation.violations:
+                click.echo(f"{violation.reason}; {violation.fix}")
+
+
+def _gate_document(gate: GateExplanation) -> dict[str, object]:
+    return {
+        "pipeline": gate.pipeline,
+        "environment": gate.environment,
+        "listener": "internal" if gate.internal else "external",
+        "state": gate.evaluation.state.value,
+        "facts": [_plain(fact) for fact in gate.facts],
+    }
 
 
 def _plain(fact: Any) -> dict[str, str]:  # noqa: ANN401  a fact of a gate

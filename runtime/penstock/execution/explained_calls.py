@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from penstock.access.encryption import SecretBox
 from penstock.access.presented_keys import FoundKey, key_by_id
@@ -13,11 +13,11 @@ from penstock.execution.rejected_queries import RejectedView
 from penstock.gate.attempts import UNKNOWN_KEY, Attempt, PresentedKey, Token
 from penstock.gate.changes import Change
 from penstock.gate.compliance import Evaluation
-from penstock.gate.decisions import API_KEY, TOKEN
+from penstock.gate.decisions import API_KEY, TOKEN, Examination
 from penstock.gate.explanations import Explanation, explain, other_change
 from penstock.host.catalog import Catalog
 from penstock.host.evaluation import CatalogEvaluator
-from penstock.host.explanation import examination_of, presented
+from penstock.host.explanation import examination_of, listeners_of, loaded_pipeline, presented
 
 # Problems that access data and credentials decide, so that the gate can be asked again.
 DECIDED_BY_GATE = frozenset(
@@ -32,6 +32,7 @@ DECIDED_BY_GATE = frozenset(
     }
 )
 BEFORE_CREDENTIALS = frozenset({"pipeline-unavailable", "address-not-allowed"})
+BEFORE_PROOF = BEFORE_CREDENTIALS | {"credentials-missing"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,25 +87,35 @@ def explain_call(
     names = {call.consumer, found[0].consumer if found is not None else None}
     access = Snapshot(call.environment, box, consumers=[name for name in names if name])
     access.read(engine)
+
+    def examination(*, internal: bool) -> Examination:
+        bare = Attempt(call.pipeline, internal=internal)
+        evaluation = examination_of(catalog, evaluator, access, engine, bare).decide().evaluation
+        attempt = replace(_attempt(call, found, evaluation), internal=internal)
+        return examination_of(catalog, evaluator, access, engine, attempt)
+
     try:
-        bare = examination_of(catalog, evaluator, access, engine, Attempt(call.pipeline))
-        attempt = _attempt(call, found, bare.decide().evaluation)
-        explanation = explain(examination_of(catalog, evaluator, access, engine, attempt))
+        listeners = listeners_of(loaded_pipeline(catalog, call.pipeline))
+        examinations = [examination(internal=internal) for internal in listeners]
     except UnknownName:
         return ExplainedCall(call, None, other)
+    # The record does not name the listener: it is the one that still answers so, if one does.
+    same = (item for item in examinations if item.decide().problem == call.reason)
+    explanation = explain(next(same, examinations[0]))
     return ExplainedCall(call, explanation, explanation.changes)
 
 
 def _attempt(call: RejectedView, found: FoundKey | None, evaluation: Evaluation) -> Attempt:
     """Return the call as its record describes it. Credentials that passed then are valid now."""
     requires, reason = evaluation.requires, call.reason
-    proven = call.consumer is not None and reason != "invalid-api-key"
+    # A missing credential is found before an invalid one: later rejections had all of them.
+    sent_all = call.consumer is not None or reason not in BEFORE_PROOF
     token, scopes = Token.NONE, frozenset((call.scopes or "").split())
     if reason == "invalid-token":
         token = Token.INVALID
-    elif scopes or reason == "insufficient-scope" or (proven and TOKEN in requires):
+    elif scopes or reason == "insufficient-scope" or (sent_all and TOKEN in requires):
         token = Token.VALID
-    others = requires - {API_KEY, TOKEN} if proven else frozenset()
+    others = requires - {API_KEY, TOKEN} if sent_all else frozenset()
     key: PresentedKey | None = None
     if call.key_id is not None:
         key = presented(found) if found is not None else UNKNOWN_KEY

@@ -84,6 +84,11 @@ class Evaluation:
         return not self.violations
 
 
+def is_exposed(pipeline: Pipeline, *, internal: bool) -> bool:
+    """Return whether a pipeline is for a listener; on the other one its path does not exist."""
+    return pipeline.trigger.internal if internal else pipeline.trigger.external
+
+
 def blocked_by_fault(pipeline: Pipeline, violations: Sequence[Violation]) -> Evaluation:
     """Return the evaluation of a pipeline that a fault blocks; it is evaluated again soon."""
     return Evaluation(
@@ -167,9 +172,7 @@ class PipelineEvaluator:
         question: Question = Question(),
     ) -> Evaluation:
         """Return the state of a pipeline on one listener, and its gate."""
-        trigger, broken = pipeline.trigger, question.broken
-        exposed = trigger.internal if question.internal else trigger.external
-        if not exposed and not broken:
+        if not is_exposed(pipeline, internal=question.internal) and not question.broken:
             return self._not_exposed(pipeline, access, internal=question.internal)
         findings = self._findings(pipeline, access, run, question)
         evaluation = Evaluation(

@@ -24,8 +24,9 @@ from penstock.contracts.registered import (
 from penstock.errors import CredentialRejected, Refusal, TokenNotIssued
 from penstock.gate.attempts import Attempt, PresentedKey, SupposedAccess, Token
 from penstock.gate.changes import OF_PIPELINE, Change, Supposed
-from penstock.gate.compliance import Evaluation
-from penstock.gate.gate import Gate
+from penstock.gate.compliance import Evaluation, is_exposed
+from penstock.gate.gate import Gate, unavailable
+from penstock.gate.refusals import address_rejected, internal_error, not_found
 from penstock.plugins.guard import PluginFault
 
 API_KEY, TOKEN = "api_key", "jwt"
@@ -42,10 +43,12 @@ Evaluate = Callable[[Snapshot, frozenset[str]], Evaluation]
 class Decision:
     """What became of an examined call: `accepted`, or the problem type of its rejection.
 
-    `reason` is for operators. `by_consumer` is whether the consumer's own networks reject it.
+    `http_status` is that of the rejection, 0 where the call is accepted. `reason` is for operators.
+    `by_consumer` is whether the consumer's own networks reject the call.
     """
 
     problem: str
+    http_status: int
     detail: str
     reason: str
     evaluation: Evaluation
@@ -84,8 +87,18 @@ class Examination:
             if change.kind in OF_PIPELINE:
                 of_pipeline.add(change)
         evaluation = self._evaluation(supposed, frozenset(of_pipeline))
-        problem, detail, reason, by_consumer = self._problem(supposed, evaluation)
-        return Decision(problem, detail, reason, evaluation, supposed, by_consumer)
+        by_consumer = False
+        try:
+            consumer_id = self._caller(supposed, evaluation).consumer_id
+            if consumer_id is not None and not _admits(supposed, access.networks.get(consumer_id)):
+                by_consumer = True
+                raise address_rejected()
+        except Refusal as refusal:
+            unserved = evaluation.state.value if refusal.code == "pipeline-unavailable" else ""
+            reason = str(refusal.__cause__ or unserved)
+            answer = refusal.code, refusal.status, refusal.detail, reason
+            return Decision(*answer, evaluation, supposed, by_consumer)
+        return Decision(ACCEPTED, 0, "", "", evaluation, supposed)
 
     def _evaluation(self, supposed: Supposed, changes: frozenset[Change]) -> Evaluation:
         """Return the evaluation of the pipeline, from memory if it was made after these changes."""
@@ -93,32 +106,40 @@ class Examination:
             self._cache[changes] = self.evaluate(supposed.access, supposed.toggles)
         return self._cache[changes]
 
-    def _problem(self, supposed: Supposed, evaluation: Evaluation) -> tuple[str, str, str, bool]:
-        attempt, access, trigger = supposed.attempt, supposed.access, evaluation.pipeline.trigger
-        rejected = ("address-not-allowed", "Calls from this address are not taken here.", "")
+    def _caller(self, supposed: Supposed, evaluation: Evaluation) -> Caller:
+        """Return the caller that the gate admits, in the order of HTTP. Raises Refusal."""
+        attempt, trigger = supposed.attempt, evaluation.pipeline.trigger
+        if not is_exposed(evaluation.pipeline, internal=attempt.internal):
+            raise not_found()
         if not evaluation.served:
-            return "pipeline-unavailable", "The pipeline is not served.", evaluation.state, False
-        checked = attempt.address and not supposed.any_network
-        if checked and not Networks.of(trigger.allow, trigger.deny).admit(attempt.address):
-            return *rejected, False
+            raise unavailable()
+        networks = Networks.of(trigger.allow, trigger.deny)
+        if not supposed.any_network and not _admits(supposed, networks):
+            raise address_rejected()
         now = time.time()
+        drawn = self._issuer(evaluation) is not None
+        checks = tuple(
+            (_examined(item, supposed, drawn=drawn), required)
+            for item, required in evaluation.gate.checks
+        )
+        until = float("inf") if evaluation.until is None else evaluation.until
+        gate = Gate(attempt.pipeline, checks, trigger.scopes, until)
+        head = RequestHead(self._environ(supposed, evaluation, now), attempt.pipeline)
         try:
-            checks = tuple(
-                (_examined(item, supposed), required) for item, required in evaluation.gate.checks
-            )
-            until = float("inf") if evaluation.until is None else evaluation.until
-            gate = Gate(attempt.pipeline, checks, trigger.scopes, until)
-            head = RequestHead(self._environ(supposed, evaluation, now), attempt.pipeline)
-            caller = gate.admit(head, access, now)
-        except Refusal as refusal:
-            cause = refusal.__cause__
-            return refusal.code, refusal.detail, str(cause) if cause is not None else "", False
+            return gate.admit(head, supposed.access, now)
         except PluginFault as fault:
-            return "internal", str(fault), "", False
-        networks = access.networks.get(caller.consumer_id) if caller.consumer_id else None
-        if networks is not None and attempt.address and not networks.admit(attempt.address):
-            return *rejected, True
-        return ACCEPTED, "", "", False
+            raise internal_error() from fault
+
+    def _issuer(self, evaluation: Evaluation) -> RegisteredIssuer | None:
+        """Return the issuer of tokens for a gate: that of the plugin which verifies them.
+
+        Each of several issuers signs tokens of its own kind.
+        """
+        verifier = next(
+            (item.plugin for item, _ in evaluation.gate.checks if item.name == TOKEN), ""
+        )
+        own = [issuer for issuer in self.issuers if issuer.plugin == verifier]
+        return next(iter(own or self.issuers), None)
 
     def _environ(
         self, supposed: Supposed, evaluation: Evaluation, now: float
@@ -135,14 +156,16 @@ class Examination:
             for header in key_headers(evaluation.gate)[:1]:
                 environ["HTTP_" + header.upper().replace("-", "_")] = drawn
         if attempt.token is not Token.NONE:
-            environ["HTTP_AUTHORIZATION"] = f"Bearer {self._token(supposed, now)}"
+            token = self._token(supposed, self._issuer(evaluation), now)
+            environ["HTTP_AUTHORIZATION"] = f"Bearer {token}"
         return environ
 
-    def _token(self, supposed: Supposed, now: float) -> str:
+    @staticmethod
+    def _token(supposed: Supposed, issuer: RegisteredIssuer | None, now: float) -> str:
         attempt, consumer = supposed.attempt, supposed.consumer
-        if attempt.token is Token.INVALID or consumer is None or len(self.issuers) != 1:
+        if attempt.token is Token.INVALID or consumer is None or issuer is None:
             return BAD_TOKEN
-        issued = self.issuers[0].issue(
+        issued = issuer.issue(
             supposed.access,
             consumer.name if attempt.token is Token.VALID else f"not {consumer.name}",
             subject="examined",
@@ -152,7 +175,7 @@ class Examination:
             now=now,
         )
         if not is_valid_token(issued):
-            raise TokenNotIssued(f"the issuer of plugin {self.issuers[0].plugin} made no token")
+            raise TokenNotIssued(f"the issuer of plugin {issuer.plugin} made no token")
         return issued.access_token
 
 
@@ -161,17 +184,31 @@ def key_headers(gate: Gate) -> tuple[str, ...]:
     return next((item.credential_headers for item, _ in gate.checks if item.name == API_KEY), ())
 
 
-def _examined(item: RegisteredAuthenticator, supposed: Supposed) -> RegisteredAuthenticator:
-    """Return what stands for an authenticator whose credentials can't be drawn."""
-    if item.name in {API_KEY, TOKEN}:
+def _admits(supposed: Supposed, networks: Networks | None) -> bool:
+    """Return whether networks allow the address of a call. One without an address may call."""
+    address = supposed.attempt.address
+    return networks is None or not address or networks.admit(address)
+
+
+def _examined(
+    item: RegisteredAuthenticator, supposed: Supposed, *, drawn: bool
+) -> RegisteredAuthenticator:
+    """Return what stands for an authenticator whose credentials can't be drawn.
+
+    `drawn` is whether an issuer can make tokens.
+    """
+    if item.name == API_KEY or (item.name == TOKEN and drawn):
         return item
-    presented = item.name in supposed.attempt.others
+    attempt = supposed.attempt
+    token = attempt.token if item.name == TOKEN else None
+    presented = item.name in attempt.others if token is None else token is not Token.NONE
 
     def verify(_: str, __: object, caller: Caller, ___: float) -> Caller:
         consumer = supposed.consumer
-        if consumer is None:
+        if consumer is None or token in {Token.INVALID, Token.OTHER}:
             raise CredentialRejected("its consumer is not known")
-        return caller.replace(consumer=consumer.name, consumer_id=consumer.id)
+        scopes = attempt.scopes if token is not None else caller.scopes
+        return caller.replace(consumer=consumer.name, consumer_id=consumer.id, scopes=scopes)
 
     return replace(
         item,

@@ -49,7 +49,8 @@ class Explanation:
         where = f"{self.attempt.pipeline} in {self.decision.supposed.access.environment.name}"
         if self.decision.accepted:
             return f"{where} accepts this call"
-        return f"{where} rejects this call: {self.decision.problem}. {self.decision.detail}"
+        answer = f"{self.decision.http_status} {self.decision.problem}"
+        return f"{where} rejects this call: {answer}. {self.decision.detail}"
 
     def document(self) -> dict[str, object]:
         """Return the explanation as plain values. It holds no credential."""
@@ -63,7 +64,9 @@ class Explanation:
             "scopes": sorted(attempt.scopes),
             "address": attempt.address or None,
             "accepted": self.decision.accepted,
+            "listener": "internal" if attempt.internal else "external",
             "problem": None if self.decision.accepted else self.decision.problem,
+            "http_status": self.decision.http_status or None,
             "reason": self.decision.reason or None,
             "complete": self.complete,
             "changes": [
@@ -98,7 +101,9 @@ def explain(examination: Examination) -> Explanation:
 
 def _next(examination: Examination, changes: list[Change], decision: Decision) -> Iterator[Change]:
     """Yield the changes that remove the first obstacle of a call."""
-    if decision.problem == "pipeline-unavailable":
+    if decision.problem == "not-found":
+        yield _expose(decision)
+    elif decision.problem == "pipeline-unavailable":
         yield from _serve(examination, changes, decision)
     elif decision.problem == "address-not-allowed":
         yield from _allow(decision)
@@ -120,6 +125,21 @@ def other_change(problem: str) -> Change:
     return Change(ChangeKind.OTHER, Actor.CALLER, fix)
 
 
+def _expose(decision: Decision) -> Change:
+    """Return what makes a path exist that the listener does not have."""
+    pipeline, internal = decision.evaluation.pipeline, decision.supposed.attempt.internal
+    if not pipeline.trigger.external and not pipeline.trigger.internal:
+        text = f"Give {pipeline.id} an HttpTrigger: without one, no call starts the pipeline."
+    elif internal:
+        text = f"Set internal=True on the HttpTrigger of {pipeline.id}, or call it from outside."
+    else:
+        text = (
+            f"Set external=True on the HttpTrigger of {pipeline.id}, or call it on the internal"
+            " listener."
+        )
+    return Change(ChangeKind.OTHER, Actor.DEVELOPER, text)
+
+
 def _serve(examination: Examination, changes: list[Change], decision: Decision) -> Iterator[Change]:
     evaluation, access = decision.evaluation, decision.supposed.access
     pipeline, environment = evaluation.pipeline, access.environment.name
@@ -127,10 +147,6 @@ def _serve(examination: Examination, changes: list[Change], decision: Decision) 
         command = f"penstock pipeline enable {pipeline.id} --env {environment}"
         text = f"Enable {pipeline.id} in {environment}."
         yield Change(ChangeKind.ENABLE_PIPELINE, Actor.OPERATOR, text, command)
-        return
-    if evaluation.state is State.INTERNAL:
-        text = "The pipeline is not for this listener: it is started by its schedule or inside."
-        yield Change(ChangeKind.OTHER, Actor.DEVELOPER, text)
         return
     found = [*_needed(decision), *_designated(examination, changes, decision)]
     if not found:

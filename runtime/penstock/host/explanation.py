@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from penstock.access.presented_keys import FoundKey, keys_of
 from penstock.access.snapshot import Snapshot
+from penstock.contracts.pipeline import Pipeline
 from penstock.db.engine import Engine
 from penstock.errors import UnknownName
 from penstock.gate.attempts import Attempt, PresentedKey
@@ -26,10 +27,11 @@ NO_TOGGLES: Mapping[str, Any] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class GateExplanation:
-    """The gate of a pipeline in an environment, each fact with its source."""
+    """The gate of a pipeline on a listener of an environment, each fact with its source."""
 
     pipeline: str
     environment: str
+    internal: bool
     evaluation: Evaluation
     facts: tuple[GateFact, ...]
 
@@ -40,17 +42,12 @@ def explain_gate(
     access: Snapshot,
     identifier: str,
     *,
-    internal: bool | None = None,
+    internal: bool,
 ) -> GateExplanation:
-    """Return the gate of a pipeline, by its id. Raises UnknownName.
-
-    `internal` chooses the listener; by default it is the external one, where the pipeline has it.
-    """
+    """Return the gate of a pipeline, by its id, on a listener. Raises UnknownName."""
     item = catalog.loaded.get(identifier)
     if item is None:
         raise UnknownName("pipeline", identifier, catalog.loaded)
-    if internal is None:
-        internal = not item.pipeline.trigger.external and item.pipeline.trigger.internal
     evaluated = evaluator.evaluate_alone(access, identifier)
     evaluation = evaluated.on(internal=internal)[identifier]
     bare = evaluator.evaluate_one(access, identifier, internal=internal, toggles=NO_TOGGLES)
@@ -62,7 +59,24 @@ def explain_gate(
         internal=internal,
     )
     facts = () if item.broken else gate_facts(evaluation, access, sources)
-    return GateExplanation(identifier, access.environment.name, evaluation, facts)
+    return GateExplanation(identifier, access.environment.name, internal, evaluation, facts)
+
+
+def loaded_pipeline(catalog: Catalog, identifier: str) -> Pipeline:
+    """Return a pipeline that this process has loaded, by its id. Raises UnknownName."""
+    item = catalog.loaded.get(identifier)
+    if item is None:
+        raise UnknownName("pipeline", identifier, catalog.loaded)
+    return item.pipeline
+
+
+def listeners_of(pipeline: Pipeline) -> list[bool]:
+    """Return the listeners that a pipeline is for, each by whether it is the internal one.
+
+    That of a pipeline without HTTP is the external one: it does not exist there either.
+    """
+    internal = [True] if pipeline.trigger.internal else []
+    return [*([False] if pipeline.trigger.external or not internal else []), *internal]
 
 
 def presented(found: FoundKey) -> PresentedKey:
@@ -93,19 +107,20 @@ def examination_of(
     attempt: Attempt,
 ) -> Examination:
     """Return a call with what decides about it. Raises UnknownName."""
-    item = catalog.loaded.get(attempt.pipeline)
-    if item is None:
-        raise UnknownName("pipeline", attempt.pipeline, catalog.loaded)
-    internal = not item.pipeline.trigger.external and item.pipeline.trigger.internal
+    loaded_pipeline(catalog, attempt.pipeline)
     spare = None
     if attempt.consumer is not None:
         keys = keys_of(engine, attempt.consumer, access.environment.name)
-        spare = next((presented(key) for key in keys if key[0].state == "usable"), None)
+        usable = (key for key in keys if key[0].state in {"usable", "consumer disabled"})
+        spare = next((presented(key) for key in usable), None)
 
     def evaluate(supposed: Snapshot, toggles: frozenset[str]) -> Evaluation:
         return evaluator.evaluate_one(
-            supposed, attempt.pipeline, internal=internal, toggles=dict.fromkeys(toggles, True)
+            supposed,
+            attempt.pipeline,
+            internal=attempt.internal,
+            toggles=dict.fromkeys(toggles, True),
         )
 
     issuers = catalog.plugins.issuers
-    return Examination(replace(attempt, internal=internal), access, evaluate, issuers, spare)
+    return Examination(attempt, access, evaluate, issuers, spare)

@@ -18,6 +18,7 @@ from penstock.errors import CredentialRejected, Refusal
 from penstock.gate.gate import CLOSED, Gate, unavailable
 from penstock.gate.guesses import Guess
 from penstock.gate.rates import EVERYWHERE
+from penstock.gate.refusals import address_rejected, internal_error
 from penstock.host.catalog import Catalog
 from penstock.host.compilation import LoadedPipeline
 from penstock.host.services import Services
@@ -29,7 +30,6 @@ from penstock.runs.idempotency import identity
 from penstock.settings import Settings
 from penstock.web.exchange import Environ, Exchange, address_of_caller
 from penstock.web.idempotency_key import idempotency_key
-from penstock.web.reply_headers import internal_error
 
 ReadSigned = Callable[[Exchange, Body], bytes]
 
@@ -175,8 +175,3 @@ class Admission:
     def _certificate(self, environ: Mapping[str, object]) -> bytes | None:
         settings = self._settings
         return client_certificate(environ, settings.trusted_proxies, settings.client_cert_header)
-
-
-def address_rejected() -> Refusal:
-    """Return the answer to a call from an address that may not call."""
-    return Refusal(403, "address-not-allowed", "Calls from this address are not taken here.")

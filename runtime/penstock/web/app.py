@@ -21,6 +21,7 @@ from penstock.console.preparation import prepare
 from penstock.contracts.extensions import Document
 from penstock.errors import CannotStart, Refusal
 from penstock.execution import Execution
+from penstock.gate.refusals import not_found
 from penstock.host.host import Host
 from penstock.http.addresses import client_address, from_trusted_proxy
 from penstock.http.body_protocol import (
@@ -104,7 +105,7 @@ class Penstock(Flask):
         if has_escaped_slash(environ):
             if must_close_if_unread(environ):
                 close_after_reply(start_response)
-            return problem_response(_not_found())(environ, start_response)
+            return problem_response(not_found())(environ, start_response)
         if self._pipelines:
             dispatcher = (
                 self._internal if is_internal(environ, self._internal_bind) else self._external
@@ -219,7 +220,7 @@ def _metrics_view(host: Host) -> Any:  # noqa: ANN401  a Flask view
         if host.settings.metrics == "internal" and not is_internal(
             request.environ, host.settings.internal_bind
         ):
-            return problem_response(_not_found())
+            return problem_response(not_found())
         text, content_type = metrics.render()
         return Response(text, content_type=content_type)
 
@@ -256,7 +257,7 @@ def _document_view(host: Host, document: Document) -> Any:  # noqa: ANN401  a Fl
 def _http_error(error: HTTPException) -> Response:
     status = error.code or 500
     if status == 404 or (status == 405 and _is_hidden()):  # noqa: PLR2004
-        return problem_response(_not_found())
+        return problem_response(not_found())
     headers = [(name, value) for name, value in error.get_headers() if name == "Allow"]
     code = "method-not-allowed" if status == 405 else "request-rejected"  # noqa: PLR2004
     return problem_response(Refusal(status, code, error.description or error.name, headers=headers))
@@ -277,10 +278,6 @@ def _is_hidden() -> bool:
         return False
     reply: Any = current_app.view_functions[endpoint](**values)
     return current_app.make_response(reply).status_code == 404  # noqa: PLR2004
-
-
-def _not_found() -> Refusal:
-    return Refusal(404, "not-found", "There is nothing at this path.")
 
 
 def _failure(error: Exception) -> Response:

@@ -18,7 +18,9 @@ from penstock.errors import DeadlineExceeded, Refusal
 from penstock.execution import Execution
 from penstock.execution.executor import Outcome
 from penstock.execution.subpipelines import ParentRun
+from penstock.gate.compliance import is_exposed
 from penstock.gate.gate import unavailable
+from penstock.gate.refusals import internal_error
 from penstock.host.compilation import LoadedPipeline
 from penstock.host.host import Host
 from penstock.host.tokens import issue_token
@@ -53,7 +55,7 @@ from penstock.web.exchange import (
     request_path,
     request_query,
 )
-from penstock.web.reply_headers import ReplyHeaders, internal_error
+from penstock.web.reply_headers import ReplyHeaders
 
 Match = tuple[Place, list[str]]
 StartResponse = Callable[..., object]
@@ -71,7 +73,7 @@ class Dispatcher:
         served = {
             identifier: item
             for identifier, item in host.catalog.loaded.items()
-            if (item.pipeline.trigger.internal if internal else item.pipeline.trigger.external)
+            if is_exposed(item.pipeline, internal=internal)
         }
         self._routes = _routes_of(served)
         self._headers = ReplyHeaders(

@@ -13,6 +13,7 @@ from penstock.contracts.pipeline import Pipeline
 from penstock.endpoints.replies import checked_refusal
 from penstock.endpoints.router import Place
 from penstock.errors import Refusal, ReplyError
+from penstock.gate.refusals import internal_error
 from penstock.host.catalog import Catalog
 from penstock.host.compilation import LoadedPipeline
 from penstock.host.view import CurrentView
@@ -116,11 +117,6 @@ def deprecation_headers(pipeline: Pipeline) -> Headers:
     if pipeline.sunset is not None:
         headers.append(("Sunset", formatdate(seconds(pipeline.sunset), usegmt=True)))
     return headers
-
-
-def internal_error() -> Refusal:
-    """Return the answer to a call that met a fault of the runtime."""
-    return Refusal(500, "internal", "Something went wrong here; the log says what.")
 
 
 def _add(headers: Headers, header: tuple[str, str]) -> None:
