@@ -4,16 +4,23 @@ and a viewer changes nothing."""
 from __future__ import annotations
 
 import re
+import time as clock
 from collections.abc import Callable
 from datetime import UTC, datetime, time, timedelta
 
 import pytest
-from support.console import EVIL, ConsoleApp, words_of
+from support.console import EVIL, ConsoleApp, next_page, words_of
 from support.place import Place
 
 from penstock.access import api_keys, consumers
 from penstock.access.api_keys import KeyQuery
+from penstock.access.lookup import consumer_row
+from penstock.console import consumers as pages
 from penstock.contracts.keys import parse_api_key
+from penstock.db import consumer_counts
+from penstock.db.consumer_counts import CountKey
+from penstock.db.engine import reading
+from penstock.db.unit_of_work import RowReader
 from penstock.errors import UnknownName
 
 Make = Callable[..., ConsoleApp]
@@ -30,7 +37,7 @@ def row(text: str, name: str) -> list[str]:
     match = re.search(rf'<a href="[^"]*/{re.escape(name)}">.*?</tr>', text, re.DOTALL)
     assert match is not None
     return [
-        re.sub(r"<[^>]+>", "", cell).strip()
+        " ".join(re.sub(r"<[^>]+>", " ", cell).split())
         for cell in re.findall(r"<td[^>]*>(.*?)</td>", match[0], re.DOTALL)
     ]
 
@@ -88,11 +95,69 @@ def test_the_list_counts_pipelines_and_active_keys_per_environment(
     api_keys.set_key_enabled(place.engine, "tester", place.key("acme", "prod").id, enabled=False)
     api_keys.create_key(place.engine, "tester", "acme", "prod", expires=timedelta(seconds=-1))
     consumers.set_consumer_enabled(place.engine, "tester", "bolt", enabled=False)
-    text = console.client("vic").text("/consumers")
+    api_keys.create_key(place.engine, "tester", "acme", "test", expires=timedelta(days=3))
+    vic = console.client("vic")
+    text, of_prod = vic.text("/consumers"), vic.text("/consumers", env="prod")
 
-    assert text.index(">prod<") < text.index(">test<")
-    assert row(text, "acme")[:5] == ["active", "1", "3", "1", "0"]
-    assert row(text, "bolt")[:5] == ["disabled", "0", "0", "0", "0"]
+    assert '>Consumers <small class="quiet">2</small></h1>' in text
+    assert row(text, "acme")[:3] == ["active", "never", "0"]
+    assert row(text, "acme")[-2:] == ["4 1 expires soon", "prod 1 test 1"]
+    assert row(text, "bolt")[:3] == ["disabled", "never", "0"]
+    assert row(text, "bolt")[-2:] == ["0", "none"]
+    assert row(of_prod, "acme")[-2:] == ["3", "prod 1"]
+    assert listed(vic.text("/consumers", state="disabled")) == ["bolt"]
+    assert '<small class="quiet">1</small></h1>' in vic.text("/consumers", state="active")
+
+
+def listed(text: str) -> list[str]:
+    """Return the consumers of the table in their order."""
+    return re.findall(r'<th scope="row"><a href="/-/console/consumers/([^"?]+)', text)
+
+
+def count(place: Place, name: str, outcome: str, calls: int, hours: int = 1) -> None:
+    """Count calls of a consumer in test, some hours ago."""
+    with reading(place.engine) as connection:
+        number = consumer_row(RowReader(connection), name).id
+    since = int(clock.time() - hours * 3600) // 3600 * 3600
+    key = CountKey(since, number, "", "v1/orders", outcome)
+    consumer_counts.add(place.engine, 1, {key: calls})
+
+
+def test_the_list_shows_calls_and_is_sorted_in_the_heads_of_its_columns(
+    console_app: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console = console_app()
+    place = console.place
+    for name in ("a-none", "b-most", "c-some", "d-same", "e-old"):
+        place.consumer(name)
+    count(place, "b-most", "succeeded", 90, hours=30)
+    count(place, "b-most", "rejected", 10, hours=30)
+    for name in ("c-some", "d-same"):
+        count(place, name, "rejected", 7)
+    count(place, "e-old", "succeeded", 500, hours=24 * 9)
+    monkeypatch.setattr(pages, "PER_PAGE", 2)
+    vic = console.client("vic")
+
+    def walk(sort: str) -> list[str]:
+        names, path = [], f"/consumers?sort={sort}"
+        while path:
+            text = vic.text(path)
+            names += listed(text)
+            path = next_page(text) or ""
+        return names
+
+    text = vic.text("/consumers", sort="-calls")
+    assert row(text, "b-most")[2:4] == ["100 calls of b-most in 7 days 100", "10 %"]
+    assert walk("name") == sorted(walk("name"))
+    assert walk("-name") == walk("name")[::-1]
+    assert walk("-calls") == ["b-most", "c-some", "d-same", "a-none", "e-old"]
+    assert walk("calls") == ["a-none", "e-old", "c-some", "d-same", "b-most"]
+    assert walk("-rejected") == ["c-some", "d-same", "b-most", "a-none", "e-old"]
+    assert walk("-last")[:3] == ["c-some", "d-same", "b-most"]
+    assert walk("nonsense") == walk("name")
+    assert re.search(r'aria-sort="descending"><a href="[^"]*sort=calls', text)
+    assert 'aria-sort="none"><a href="/-/console/consumers?sort=-name">Consumer' in text
+    assert vic.get("/consumers", after="x:y", sort="-calls").status_code == 200
 
 
 def test_the_list_is_paged_by_name_and_filtered(console_app: Make) -> None:
@@ -103,16 +168,16 @@ def test_the_list_is_paged_by_name_and_filtered(console_app: Make) -> None:
     vic = console.client("vic")
 
     first = vic.text("/consumers")
-    onward = re.search(r'<a href="([^"]+)" rel="next">', first)
+    onward = next_page(first)
     assert onward is not None
     console.place.consumer("B-came-between")  # paging is by key: new rows move nothing
-    second = vic.text(onward[1].replace("&amp;", "&").removeprefix("/-/console"))
+    second = vic.text(onward)
     filtered = vic.text("/consumers", find="acME_")
 
     assert ("c48" in first, "c49" in first, "Acme_1" in first) == (True, False, True)
-    assert re.findall(r">(c\d\d)</a>", second) == ["c49", "c50", "c51", "c52"]
+    assert listed(second) == ["c49", "c50", "c51", "c52"]
     assert 'rel="next"' not in second
-    assert re.findall(r'href="/-/console/consumers/([^"]+)"', filtered) == ["Acme_1"]
+    assert listed(filtered) == ["Acme_1"]
     assert "No consumers match “c%”." in vic.text("/consumers", find="c%")
 
 

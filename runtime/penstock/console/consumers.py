@@ -6,21 +6,35 @@ from typing import Any
 
 from flask import Response, request, url_for
 
-from penstock.access import consumers as access
+from penstock.access.consumers import create_consumer
 from penstock.access.users import Role
-from penstock.console.context import console_context
-from penstock.console.forms import ConsoleForm, FilterForm, LineField
+from penstock.console.context import console_context, environment_filter, environment_names
+from penstock.console.forms import ChoiceField, ConsoleForm, FilterForm, LineField
+from penstock.console.listing import sort_of
 from penstock.console.pages import Scope, page, user
 from penstock.console.responses import done, render, show_form
+from penstock.execution.consumer_list import (
+    ORDERS,
+    ConsumerQuery,
+    count_consumers,
+    list_active,
+    place_of,
+)
 
 PER_PAGE = 50
 MAX_FIND_LENGTH = 64
+STATES = {"active": True, "disabled": False}
 
 
 class FindForm(FilterForm):
-    """Finds consumers by a part of their name."""
+    """Finds consumers by a part of their name, and chooses whose calls are shown."""
 
     find = LineField("Find by name", render_kw={"type": "search", "placeholder": "Part of a name"})
+    env = ChoiceField("Calls, keys and access in", checked_by_domain=True)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.env.offer([("", "all environments"), *((name, name) for name in environment_names())])
 
 
 class NewConsumerForm(ConsoleForm):
@@ -39,21 +53,59 @@ class NewConsumerForm(ConsoleForm):
 def consumers() -> str:
     """List consumers."""
     context, form, after = console_context(), FindForm(), request.args.get("after")
-    find = form.find.data[:MAX_FIND_LENGTH]
-    rows = access.page_consumers(context.engine, find=find, after=after, limit=PER_PAGE + 1)
-    query: dict[str, Any] = {"find": find} if find else {}
+    find, chosen = form.find.data[:MAX_FIND_LENGTH], environment_filter()
+    state, sort = request.args.get("state", ""), sort_of(ORDERS, "name")
+    asked = ConsumerQuery(
+        environment_names() if chosen is None else [chosen],
+        find=find,
+        enabled=STATES.get(state),
+        by=sort.by,
+        descending=sort.descending,
+    )
+    place = place_of(after)
+    rows = list_active(context.engine, asked, after=place, limit=PER_PAGE + 1)
+    numbers = dict(zip(STATES, count_consumers(context.engine, find), strict=True))
+    query: dict[str, Any] = {
+        name: value
+        for name, value in (("find", find), ("env", chosen), ("state", state))
+        if value and (name != "state" or value in STATES)
+    }
+    order: dict[str, Any] = {"sort": request.args["sort"]} if "sort" in request.args else {}
     following = None
     if len(rows) > PER_PAGE:
-        following = url_for("console.consumers", after=rows[PER_PAGE - 1].name, **query)
+        cursor = rows[PER_PAGE - 1].cursor
+        following = url_for("console.consumers", after=cursor, **query, **order)
     return render(
         "consumers.html",
         form=form,
+        sort=sort,
         consumers=rows[:PER_PAGE],
-        environments=context.environment_names(),
+        total=sum(numbers.values()) if state not in STATES else numbers[state],
+        facets=[{"name": "State", "options": _states(numbers, state, query, order)}],
         find=find,
+        env=chosen,
+        state=state if state in STATES else "",
         following=following,
-        first=url_for("console.consumers", **query) if after else None,
+        first=url_for("console.consumers", **query, **order) if place else None,
     )
+
+
+def _states(
+    numbers: dict[str, int], state: str, query: dict[str, Any], order: dict[str, Any]
+) -> list[dict[str, object]]:
+    """Return the states as links that filter; the one that is on leads to all consumers."""
+    others: dict[str, Any] = {
+        name: value for name, value in query.items() if name != "state"
+    } | order
+    return [
+        {
+            "text": name,
+            "url": url_for("console.consumers", **others, state=None if name == state else name),
+            "on": name == state,
+            "count": number,
+        }
+        for name, number in numbers.items()
+    ]
 
 
 @page("/new-consumer", needs=Role.OPERATOR)
@@ -69,9 +121,7 @@ def consumers_create() -> Response:
     name = form.name.data
     if form.is_valid():
         with form.faults_at("name"):
-            access.create_consumer(
-                console_context().engine, user().name, name, form.description.data
-            )
+            create_consumer(console_context().engine, user().name, name, form.description.data)
             return done(
                 f"{name} created. Next: create a key and grant access.", "consumers_one", name=name
             )

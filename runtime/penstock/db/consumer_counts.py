@@ -153,7 +153,7 @@ def totalled_until(connection: sa.Connection, environment_id: int) -> int:
     return 0 if last is None else last + DAY
 
 
-def _counted(connection: sa.Connection, chosen: UsageFilter, step: int = DAY) -> sa.Subquery:
+def counts_of(connection: sa.Connection, chosen: UsageFilter, step: int = DAY) -> sa.Subquery:
     """Return the counts that are chosen; of whole days the totals, if `step` is of days.
 
     `since` is the start of the hour or the day, `last` that of the hour of the last call.
@@ -199,7 +199,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 
 def usage(connection: sa.Connection, chosen: UsageFilter, by: str, limit: int) -> list[UsageRow]:
     """Return the groups with the most calls; `by` is consumer, key or pipeline."""
-    counted = _counted(connection, chosen).c
+    counted = counts_of(connection, chosen).c
     grouped, calls = [counted[name] for name in GROUPS[by]], sa.func.sum(counted.calls)
 
     def part(name: str) -> sa.ColumnElement[int]:
@@ -248,7 +248,7 @@ def by_interval(
 
     The moment is the start in seconds since the epoch.
     """
-    counted = _counted(connection, chosen, step).c
+    counted = counts_of(connection, chosen, step).c
     query = sa.select(counted.since, counted.outcome_class, sa.func.sum(counted.calls)).group_by(
         counted.since, counted.outcome_class
     )
@@ -267,7 +267,7 @@ def by_consumer(
     Those of all others have None for a consumer. `outcome_class` None is any; `step` as in
     `by_interval`.
     """
-    counted = _counted(connection, chosen, step).c
+    counted = counts_of(connection, chosen, step).c
     of_class = [counted.outcome_class == outcome_class] if outcome_class is not None else []
     calls = sa.func.sum(counted.calls)
     most = (
