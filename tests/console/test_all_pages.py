@@ -23,12 +23,7 @@ NO_LINKS = frozenset(
     )
 )  # fmt: skip
 # Pages that do not follow a rule yet.
-EXCEPTIONS = {
-    ("columns", "console.pipelines_one"),
-    ("axe", "console.pipelines_one"),
-    ("width", "console.pipelines_one"),
-    ("charts", "console.pipelines_one"),
-}
+EXCEPTIONS: frozenset[tuple[str, str]] = frozenset()
 PAGES_BESIDE = (f"{ROOT}/nothing-here", f"{ROOT}/consumers/unknown-one")
 
 

@@ -321,7 +321,7 @@ def test_rotating_a_key_is_a_page_with_a_date_and_makes_one_key(console_app: Mak
     assert (again.status_code, f"replaced by {new.id} already" in again.text) == (422, True)
     listed = words_of(oli.text("/consumers/acme", tab="keys"))
     assert f"replaced by …{new.shown_as[-4:]} , ends {ends}" in listed
-    assert console.events()[0] == ("oli", "key:rotated", None, key.id)
+    assert console.events()[0] == ("oli", "key:rotated", "prod", key.id)
 
 
 def test_a_new_key_stays_readable_while_another_page_is_opened(console_app: Make) -> None:
