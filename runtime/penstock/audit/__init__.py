@@ -45,6 +45,7 @@ class Action(StrEnum):
     KEY_REVOKED = "key:revoked"
     KEY_ENABLED = "key:enabled"
     KEY_DISABLED = "key:disabled"
+    KEY_EXPIRY_SET = "key:expiry:set"
     CREDENTIAL_ADDED = "credential:added"
     CREDENTIAL_REVOKED = "credential:revoked"
     SECRET_KEY_ROTATED = "secret-key:rotated"  # noqa: S105  a word, no secret

@@ -172,6 +172,10 @@ SENTENCES: Mapping[str, Sentence] = {
     "key:revoked": _key("revoked"),
     "key:enabled": _key("enabled"),
     "key:disabled": _key("disabled"),
+    "key:expiry:set": lambda facts: (
+        f"changed the expiry of the key {facts.subject}{facts.here}"
+        f"{facts.after('before', ' from ')}{facts.after('expires_at', ' to ')}"
+    ),
     "credential:added": lambda facts: (
         f"added a credential{facts.after('kind', ' of kind ')} to {facts.subject}{facts.here}"
     ),

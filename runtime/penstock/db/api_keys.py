@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -113,6 +114,16 @@ def list_keys(
     if after is not None:
         query = query.where(rows_after(connection, ApiKeyRow.table, ApiKeyRow.id, after, order))
     return NamedKeyRow.fetch(connection, query.limit(limit))
+
+
+def of_ids(identifiers: Collection[str]) -> sa.Select[Any]:
+    """Return the query of keys by their ids, oldest first."""
+    return (
+        NamedKeyRow.select()
+        .select_from(_NAMED)
+        .where(ApiKeyRow.id.in_(identifiers))
+        .order_by(ApiKeyRow.created_at, ApiKeyRow.id)
+    )
 
 
 def get(connection: sa.Connection, identifier: str) -> NamedKeyRow | None:
