@@ -34,7 +34,7 @@ def shown_key(text: str) -> str:
 
 def row(text: str, name: str) -> list[str]:
     """Return the cells of the row that begins with a link to a consumer."""
-    match = re.search(rf'<a href="[^"]*/{re.escape(name)}">.*?</tr>', text, re.DOTALL)
+    match = re.search(rf'<a href="[^"]*/{re.escape(name)}(?:\?[^"]*)?">.*?</tr>', text, re.DOTALL)
     assert match is not None
     return [
         " ".join(re.sub(r"<[^>]+>", " ", cell).split())

@@ -282,6 +282,14 @@ def list_keys(
     return [listed_key(row) for row in rows]
 
 
+def count_keys(engine: Engine, query: KeyQuery) -> int:
+    """Return the number of keys. Raises UnknownName."""
+    with reading(engine) as connection:
+        return stored.count_keys(
+            connection, query.of_rows(RowReader(connection), datetime.now(UTC))
+        )
+
+
 def find_key(engine: Engine, key_id: str) -> ListedKey | None:
     """Return a key by its id, or None."""
     with reading(engine) as connection:
