@@ -24,10 +24,6 @@ NO_LINKS = frozenset(
 )  # fmt: skip
 # Pages that do not follow a rule yet.
 EXCEPTIONS = {
-    ("columns", "console.pipelines_one"),
-    ("axe", "console.pipelines_one"),
-    ("width", "console.pipelines_one"),
-    ("charts", "console.pipelines_one"),
     ("columns", "console.consumers_one"),
     ("dangers", "console.consumers_one"),
     ("width", "console.consumers_pipelines"),

@@ -198,7 +198,7 @@ class ConsoleServer:
 
 def wait_for_charts(page: Page) -> None:
     """Wait until every chart of a page is drawn."""
-    for chart in page.locator("[data-chart]").all():
+    for chart in page.locator("[data-graph]").all():
         chart.locator("canvas").wait_for()
 
 

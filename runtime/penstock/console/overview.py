@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from flask import Response, jsonify, request, url_for
+from flask import url_for
 
 from penstock.access.users import Role
 from penstock.console.attention import causes_of
@@ -38,16 +38,9 @@ from penstock.runs.series import (
     intervals,
     pipeline_activity,
 )
-from penstock.runs.statistics import SPANS, Seen
 
 MAX_CAUSES = 5  # on the overview; a page of its own has all
 MAX_ROWS = 6  # of a list of pipelines or consumers
-
-
-def selected_span() -> str:
-    """Return the time span in the query: a key of SPANS."""
-    span = request.args.get("span", "hour")
-    return span if span in SPANS else "hour"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,21 +148,3 @@ def overview_attention() -> str:
     views = [context.view(name) for name in environment_names() if asked in {None, name}]
     causes = causes_of((view, context.served(view)) for view in views)
     return render("attention.html", causes=causes, asked=asked)
-
-
-def chart_points(statistics: Seen) -> Response:
-    """Return the points of the charts as JSON: a list of times, then a list per line."""
-    points = statistics.points[:-1]  # the last interval is not over and would look like a drop
-    times = [at for at, _ in points]
-    return jsonify(
-        calls=[
-            times,
-            [interval.succeeded for _, interval in points],
-            [interval.turned_away for _, interval in points],
-            [interval.faults for _, interval in points],
-        ],
-        latency=[
-            times,
-            *([interval.quantile(part) for _, interval in points] for part in (0.5, 0.95)),
-        ],
-    )

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from penstock.contracts.outcomes import RUN
 from penstock.db.engine import Engine, writing
 from penstock.db.run_tables import CallCountRow
 
@@ -52,16 +50,6 @@ class CallCount:
             micros=self.micros + row.micros,
             buckets=add_buckets(self.buckets, row.buckets),
         )
-
-
-class OutcomeCount(NamedTuple):
-    """A stored count without its key. `buckets` is JSON."""
-
-    since: int
-    pipeline: str
-    outcome: str
-    calls: int
-    buckets: str
 
 
 def write(engine: Engine, counts: Sequence[CallCount]) -> None:
@@ -139,37 +127,6 @@ def read(
     if span is not None:
         query = query.where(CallCountRow.span == span)
     return CallCountRow.fetch(connection, query)
-
-
-def outcomes(
-    connection: sa.Connection, environment_id: int, *, since: int, until: int
-) -> list[OutcomeCount]:
-    """Return the counts from a moment on and before another."""
-    query = sa.select(
-        CallCountRow.since,
-        CallCountRow.pipeline,
-        CallCountRow.outcome,
-        CallCountRow.calls,
-        sa.cast(CallCountRow.buckets, sa.Text),
-    ).where(
-        CallCountRow.environment_id == environment_id,
-        CallCountRow.since >= since,
-        CallCountRow.since < until,
-    )
-    return [OutcomeCount(*row) for row in connection.execute(query)]
-
-
-def calls(connection: sa.Connection, environment_id: int, *, since: int) -> dict[str, int]:
-    """Return the number of calls from a moment on, by pipeline."""
-    # The condition on the span lets the primary key serve: the span comes before the moment there.
-    query = sa.select(CallCountRow.pipeline, sa.func.sum(CallCountRow.calls)).where(
-        CallCountRow.environment_id == environment_id,
-        CallCountRow.span.in_((MINUTE, HOUR)),
-        CallCountRow.since >= since,
-        sa.cast(CallCountRow.outcome, sa.String).not_like(f"{RUN}%"),
-    )
-    rows = connection.execute(query.group_by(CallCountRow.pipeline))
-    return {row[0]: int(row[1]) for row in rows}
 
 
 def purge(engine: Engine, environment_id: int, before: int) -> None:

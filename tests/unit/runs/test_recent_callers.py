@@ -9,10 +9,9 @@ from support.place import Place
 
 from penstock.access import consumers, policies
 from penstock.access.consumers import Associations
-from penstock.db import call_counts, runs
+from penstock.db import runs
 from penstock.runs.ids import first_id
 from penstock.runs.recent_callers import Callers
-from penstock.runs.statistics import calls_of
 
 
 def test_consumers_are_paged_and_counted(place: Place) -> None:
@@ -116,27 +115,3 @@ def test_who_called_is_remembered_for_seven_days(place: Place) -> None:
     assert callers.of(place.engine, 1, asked, now)["v1/stock"] == ["core"]
     assert callers.of(place.engine, 1, asked, now + 3 * 86_400)["v1/orders"] == ["acme"]
     assert callers.of(place.engine, 2, asked, now)["v1/orders"] == []
-
-
-def test_calls_are_added_up_by_pipeline(place: Place) -> None:
-    now = int(time.time())
-    for span, since, calls in (
-        (60, now // 60 * 60 - 120, 3),
-        (3600, now // 3600 * 3600 - 7200, 40),
-        (3600, now // 3600 * 3600 - 30 * 3600, 500),
-    ):
-        row = {
-            "environment_id": 1,
-            "span": span,
-            "since": since,
-            "pipeline": "v1/orders",
-            "outcome": "succeeded",
-            "process": "p",
-        }
-        call_counts.write(
-            place.engine, [call_counts.CallCount(**row, calls=calls, micros=9, buckets=[calls])]
-        )
-
-    assert calls_of(place.engine, 1, "day", now)["v1/orders"] == 43
-    assert calls_of(place.engine, 1, "week", now)["v1/orders"] == 543
-    assert calls_of(place.engine, 2, "day", now)["v1/orders"] == 0

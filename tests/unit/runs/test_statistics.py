@@ -1,4 +1,4 @@
-"""Statistics of calls add up, from minutes or hours, with or without a cache."""
+"""Statistics of calls add up, from minutes or hours, by pipeline."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import time
 from support.place import Place
 
 from penstock.db import call_counts
-from penstock.runs.statistics import Sum, Traffic
+from penstock.runs.pipeline_calls import calls_by_pipeline, last_day, total_calls
+from penstock.runs.series import environment_activity, intervals
+from penstock.runs.statistics import Sum
 
 NOW = int(time.time()) // 3600 * 3600 + 1800
 
@@ -36,39 +38,39 @@ def count(
 def test_hours_replace_minutes_and_nothing_is_counted_twice(place: Place) -> None:
     for ago in (60, 900, 3000, 5400, 3 * 3600, 3 * 3600 + 60, 30 * 3600):
         count(place, NOW - ago)
-    traffic = Traffic()
 
-    def looked(traffic: Traffic) -> dict[str, int]:
-        return {
-            span: traffic.seen(place.engine, 1, span, NOW).total.calls
-            for span in ("hour", "day", "week")
-        }
+    def looked() -> list[int]:
+        lengths = (3600, 86_400, 7 * 86_400)
+        chosen = (intervals(1, NOW - length, NOW, 60) for length in lengths)
+        return [environment_activity(place.engine, "test", each).calls for each in chosen]
 
-    before = looked(traffic)
+    before = looked()
     call_counts.roll_up(place.engine, 1, NOW)
     count(place, NOW, "failed", 3)
 
-    assert before == {"hour": 30, "day": 60, "week": 70}
-    assert looked(traffic) == looked(Traffic()) == {"hour": 33, "day": 63, "week": 73}
+    assert before == [30, 60, 70]
+    assert looked() == [33, 63, 73]
 
 
-def test_points_outcomes_and_pipelines_are_separated(sqlite_place: Place) -> None:
-    count(sqlite_place, NOW - 120, calls=95)
-    count(sqlite_place, NOW - 120, "failed", 4)
-    count(sqlite_place, NOW - 60, "invalid-api-key", 1, pipeline="v1/status")
-    seen = Traffic().seen(sqlite_place.engine, 1, "hour", NOW)
-    single = Traffic().seen(
-        sqlite_place.engine, 1, "hour", NOW, pipelines=frozenset({"v1/status"}), apart=True
-    )
+def test_calls_of_pipelines_are_separated_and_so_are_environments(place: Place) -> None:
+    for ago, calls in ((120, 95), (30 * 3600, 500)):
+        count(place, NOW - ago, calls=calls)
+    count(place, NOW - 120, "failed", 4)
+    count(place, NOW - 60, "invalid-api-key", 1, pipeline="v1/status")
+    day = last_day(1, NOW)
 
-    assert len(seen.points) == 60
-    assert [item.calls for _, item in seen.points[-3:]] == [99, 1, 0]
-    assert (seen.total.succeeded, seen.total.faults, seen.total.turned_away) == (95, 4, 1)
-    assert seen.total.errors() == [("failed", 4, True), ("invalid-api-key", 1, False)]
-    assert (single.total.calls, {name: item.calls for name, item in single.pipelines.items()}) == (
-        1,
-        {"v1/orders": 99, "v1/status": 1},
-    )
+    found = calls_by_pipeline(place.engine, day)
+
+    assert {name: (each.calls, each.failed, each.rejected) for name, each in found.items()} == {
+        "v1/orders": (99, 4, 0),
+        "v1/status": (1, 0, 1),
+    }
+    assert sum(found["v1/orders"].points) == 99
+    assert len(found["v1/orders"].points) == len(day.times)
+    assert calls_by_pipeline(place.engine, day, ["v1/status"]).keys() == {"v1/status"}
+    assert calls_by_pipeline(place.engine, day, []) == {}
+    assert total_calls(place.engine, day)["v1/orders"].calls == 99
+    assert calls_by_pipeline(place.engine, last_day(2, NOW)) == {}
 
 
 def test_quantiles_come_from_the_histogram() -> None:

@@ -13,11 +13,12 @@ from support.place import Place
 
 from penstock import Call, HttpTrigger, Pipeline, PipelineError, hookimpl
 from penstock.contracts.call import Caller
-from penstock.db import call_counts
+from penstock.db import call_counts, call_sums
 from penstock.db.engine import reading
 from penstock.errors import UsageError
 from penstock.runs.call_counter import CallCounter
-from penstock.runs.statistics import Traffic
+from penstock.runs.pipeline_calls import last_day
+from penstock.runs.series import Activity, environment_activity, intervals
 from penstock.testing import Runtime
 
 Start = Callable[..., Runtime]
@@ -91,24 +92,32 @@ def test_calls_are_added_up_by_consumer_key_and_pipeline(runtime: Runtime) -> No
         used(runtime, "--consumer", "acmee")
 
 
+def activity_of(runtime: Runtime) -> Activity:
+    """Return the calls of the last hour."""
+    chosen = intervals(1, time.time() - 3600, time.time(), 60)
+    return environment_activity(runtime._engine, "test", chosen)  # noqa: SLF001
+
+
 def test_accepted_runs_are_successful_calls_and_their_ends_are_no_calls(runtime: Runtime) -> None:
     client = runtime.client(token=False)
     client.get("/v1/shop/")
-    before = Traffic().seen(runtime._engine, 1, "hour", time.time()).total  # noqa: SLF001
+    before = activity_of(runtime)
 
     for _ in range(20):
         assert client.post("/v1/jobs/", json={}).status_code == 202
     assert runtime.work() == 20
     (row,) = used(runtime, "--by", "pipeline", "--pipeline", "jobs")
-    after = Traffic().seen(runtime._engine, 1, "hour", time.time()).total  # noqa: SLF001
+    after = activity_of(runtime)
 
     assert (row["calls"], row["succeeded"]) == (20, 20)
     assert after.calls - before.calls == 21
-    assert after.turned_away == 0
-    assert sum(after.buckets) == 1  # no run among the latencies of calls
+    assert (after.rejected, after.client_errors, after.failed) == (0, 0, 0)
     with reading(runtime._engine) as connection:  # noqa: SLF001
+        timed = call_sums.histograms(connection, last_day(1, time.time()))
         counted = {row.outcome: row.calls for row in call_counts.read(connection, 1, since=0)}
     assert counted["run:succeeded"] == 20
+    buckets = [number for _, _, text in timed for row in json.loads(f"[{text}]") for number in row]
+    assert sum(buckets) == 1  # no run among the latencies of calls
 
 
 def test_two_processes_add_to_the_same_counts(place: Place) -> None:

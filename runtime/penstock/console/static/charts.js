@@ -76,7 +76,7 @@
       plugins: [markers(chart)],
       hooks: { setSelect: [(u) => {
         dragged = u.select.width > 8;
-        if (dragged && "graph" in place.dataset) choose(u.posToVal(u.select.left, "x"), u.posToVal(u.select.left + u.select.width, "x"));
+        if (dragged) choose(u.posToVal(u.select.left, "x"), u.posToVal(u.select.left + u.select.width, "x"));
       }] },
     };
     place._chart = new uPlot(options, data, place);
@@ -101,25 +101,7 @@
     }, 15000);
   }
 
-  // Two charts of one address: calls and latency.
-  const PAIRS = {
-    calls: { unit: "count", style: "bars", lines: [["succeeded", "good"], ["rejected", "warn"], ["server errors", "bad"]] },
-    latency: { unit: "seconds", style: "lines", lines: [["p50", "good"], ["p95", "warn"]] },
-  };
-  const refresh = async (group) => {
-    const answer = await load(group.dataset.charts);
-    if (!answer) return;
-    for (const place of group.querySelectorAll("[data-chart]")) {
-      const { lines, ...kind } = PAIRS[place.dataset.chart], [times, ...values] = answer[place.dataset.chart];
-      draw(place, { ...kind, times, lines: lines.map(([name, shade], index) => ({ name, kind: shade, values: values[index] })) });
-    }
-  };
-  for (const group of document.querySelectorAll("[data-charts]")) {
-    refresh(group);
-    setInterval(() => { if (!document.hidden) refresh(group); }, 15000);
-  }
-
-  const redraw = () => { for (const place of document.querySelectorAll("[data-chart], [data-graph]")) if (place._data) draw(place, place._data); };
+  const redraw = () => { for (const place of document.querySelectorAll("[data-graph]")) if (place._data) draw(place, place._data); };
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   let wide = innerWidth;
   addEventListener("resize", () => { if (innerWidth !== wide) { wide = innerWidth; redraw(); } });
