@@ -229,3 +229,19 @@ def upgrade() -> None:
         sa.table("revision", sa.column("id", sa.Integer), sa.column("value", sa.BigInteger)),
         [{"id": 1, "value": 0}],
     )
+
+
+def downgrade() -> None:
+    """Drop the tables, with their data."""
+    op.drop_table("signing_keys")
+    op.drop_table("revocations")
+    op.drop_table("policy_versions")
+    op.drop_table("pipelines")
+    op.drop_table("new_pipelines")
+    op.drop_table("graces")
+    op.drop_table("associations")
+    op.drop_table("api_keys")
+    op.drop_table("revision")
+    op.drop_table("environments")
+    op.drop_table("consumers")
+    op.drop_table("audit_events")

@@ -180,3 +180,16 @@ def upgrade() -> None:
         "policy_versions",
         sa.Column("exposure", sa.String(length=16), server_default="external", nullable=False),
     )
+
+
+def downgrade() -> None:
+    """Drop the tables and the columns, with their data."""
+    op.drop_column("policy_versions", "exposure")
+    op.drop_column("environments", "internal_policy")
+    op.drop_table("variables")
+    op.drop_table("pipeline_secrets")
+    op.drop_table("limits")
+    op.drop_table("issuers")
+    op.drop_table("credentials")
+    op.drop_table("address_rules")
+    op.drop_table("kept_replies")

@@ -198,3 +198,17 @@ def upgrade() -> None:
         "environments",
         sa.Column("record_bodies", sa.String(length=8), server_default="all", nullable=False),
     )
+
+
+def downgrade() -> None:
+    """Drop the tables and the columns, with their data."""
+    op.drop_column("environments", "record_bodies")
+    op.drop_column("environments", "run_retention")
+    op.drop_table("sensitive_fields")
+    op.drop_table("callback_targets")
+    op.drop_table("runs")
+    op.drop_table("run_details")
+    op.drop_table("refusals")
+    op.drop_table("processes")
+    op.drop_table("durable_runs")
+    op.drop_table("call_counts")

@@ -43,3 +43,9 @@ def upgrade() -> None:
         op.f("ix_user_sessions_expires_at"), "user_sessions", ["expires_at"], unique=False
     )
     op.create_index(op.f("ix_user_sessions_user_id"), "user_sessions", ["user_id"], unique=False)
+
+
+def downgrade() -> None:
+    """Drop the tables, with their data."""
+    op.drop_table("user_sessions")
+    op.drop_table("users")

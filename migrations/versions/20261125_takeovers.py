@@ -14,3 +14,8 @@ def upgrade() -> None:
     op.add_column(
         "durable_runs", sa.Column("steps_seen", sa.Integer(), nullable=False, server_default="0")
     )
+
+
+def downgrade() -> None:
+    """Drop the columns, with their data."""
+    op.drop_column("durable_runs", "steps_seen")

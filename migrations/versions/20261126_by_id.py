@@ -97,3 +97,11 @@ def _secrets(connection: sa.Connection, ids: dict[tuple[int, str], set[str]], nu
         if more:
             query = sa.update(secrets).where(secrets.c.id == row["id"])
             connection.execute(query.values(pipelines=sorted({*names, *more}), revision=number))
+
+
+def downgrade() -> None:
+    """Drop the column.
+
+    The rows of ids stay, and the columns stay wide: the release before reads names alone.
+    """
+    op.drop_column("environments", "by_id")

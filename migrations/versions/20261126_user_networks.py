@@ -21,3 +21,8 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("user_id", "network", name=op.f("pk_user_networks")),
     )
+
+
+def downgrade() -> None:
+    """Drop the tables, with their data."""
+    op.drop_table("user_networks")

@@ -20,3 +20,8 @@ def upgrade() -> None:
         sa.Column("mark", sa.LargeBinary(length=16), nullable=False),
         sa.PrimaryKeyConstraint("revision", name=op.f("pk_history")),
     )
+
+
+def downgrade() -> None:
+    """Drop the tables, with their data."""
+    op.drop_table("history")

@@ -36,3 +36,21 @@ def upgrade() -> None:
             " WHERE outcome IN ('refused', 'address-refused') AND (span > 60 OR since < :settled)"
         ).bindparams(settled=int(time.time()) - SETTLED_S)
     )
+
+
+def downgrade() -> None:
+    """Give stored outcomes their former names; counts that have both names keep them."""
+    op.execute("UPDATE runs SET status = 'refused' WHERE status = 'client_error'")
+    op.execute(
+        "UPDATE refusals SET problem = 'address-refused' WHERE problem = 'address-not-allowed'"
+    )
+    for now, before in (("client_error", "refused"), ("address-not-allowed", "address-refused")):
+        op.execute(
+            sa.text(
+                "UPDATE call_counts SET outcome = :before WHERE outcome = :now AND NOT EXISTS"
+                " (SELECT 1 FROM call_counts AS former WHERE former.outcome = :before AND"
+                " former.environment_id = call_counts.environment_id AND"
+                " former.pipeline = call_counts.pipeline AND former.span = call_counts.span AND"
+                " former.since = call_counts.since AND former.process = call_counts.process)"
+            ).bindparams(now=now, before=before)
+        )

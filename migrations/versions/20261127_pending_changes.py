@@ -43,3 +43,9 @@ def upgrade() -> None:
     op.create_index(
         op.f("ix_pending_changes_environment_id"), "pending_changes", ["environment_id"]
     )
+
+
+def downgrade() -> None:
+    """Drop the tables and the columns, with their data."""
+    op.drop_table("pending_changes")
+    op.drop_column("environments", "second_approval")

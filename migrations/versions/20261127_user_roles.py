@@ -30,3 +30,8 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("user_id", "environment_id", name=op.f("pk_user_roles")),
     )
+
+
+def downgrade() -> None:
+    """Drop the tables, with their data."""
+    op.drop_table("user_roles")

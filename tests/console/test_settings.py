@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from datetime import timedelta
+from types import SimpleNamespace
 
 from support.access_pages import engine, last, oli, runtime
-from support.console import ConsoleClient
+from support.console import ConsoleClient, engine_of, words_of
 
-from penstock import audit
+from penstock import Call, HttpTrigger, Pipeline, audit, hookimpl, secret
 from penstock.access import (
     callbacks,
     environments,
@@ -194,3 +197,35 @@ class TestSettings:
             ["consumer"],
         ]
         assert callbacks.list_callbacks(engine) == []
+
+
+def test_variables_name_the_pipelines_that_need_them_and_secrets_that_expire(
+    console_runtime: Callable[..., Runtime],
+) -> None:
+    trigger = HttpTrigger(api_key=True)
+    orders = Pipeline(
+        "orders", version="1.0.0", trigger=trigger, needs=["region", secret("erp"), secret("old")]
+    )
+
+    @orders.get("/")
+    def show(call: Call) -> dict[str, bool]:
+        return {}
+
+    @hookimpl
+    def penstock_pipelines() -> list[Pipeline]:
+        return [orders]
+
+    shop = SimpleNamespace(__name__="shop", penstock_pipelines=penstock_pipelines)
+    runtime = console_runtime(shop)
+    engine, box = engine_of(runtime), runtime._box  # noqa: SLF001  the kit offers no access to it
+    variables.set_variable(engine, "ann", "test", "region", "porto")
+    variables.set_variable(engine, "ann", "test", "unused", "x")
+    for name, days in (("erp", 3), ("old", -1), ("fresh", 30)):
+        variables.set_secret(engine, "ann", "test", name, "x", box, expires=timedelta(days=days))
+    page = words_of(ConsoleClient.of(runtime, "oli").text("/e/test/settings"))
+
+    assert re.search(r"region porto v1/orders", page)
+    assert re.search(r"unused x \W", page)
+    assert re.search(r"erp \S+ \S+ UTC expires soon all pipelines v1/orders", page)
+    assert re.search(r"old \S+ \S+ UTC expired all pipelines v1/orders", page)
+    assert re.search(r"fresh \S+ \S+ UTC all pipelines \W", page)

@@ -113,8 +113,10 @@ def rotate_key(
     PenstockError where the old key has ended.
     """
     now = datetime.now(UTC)
-    with audit.change(engine, actor, audit.Action.KEY_ROTATED, key_id) as (rows, detail):
+    action, where = audit.Action.KEY_ROTATED, _environment_of(engine, key_id)
+    with audit.change(engine, actor, action, key_id, environment=where) as (rows, detail):
         old = _row(rows, key_id)
+        detail["consumer"] = _consumer_of(rows, old)
         if old.revoked_at or (old.expires_at and old.expires_at <= now):
             raise PenstockError(
                 f"key {key_id} has ended; create a new one with `penstock key create`"
@@ -136,21 +138,39 @@ def rotate_key(
 
 def revoke_key(engine: Engine, actor: str, key_id: str) -> None:
     """Revoke a key; a revoked one stays as it is. Raises UnknownName."""
-    with audit.change(engine, actor, audit.Action.KEY_REVOKED, key_id) as (rows, _):
-        if not _row(rows, key_id).revoked_at:
+    action, where = audit.Action.KEY_REVOKED, _environment_of(engine, key_id)
+    with audit.change(engine, actor, action, key_id, environment=where) as (rows, detail):
+        row = _row(rows, key_id)
+        detail["consumer"] = _consumer_of(rows, row)
+        if not row.revoked_at:
             rows.set(ApiKeyRow, {ApiKeyRow.id: key_id}, {ApiKeyRow.revoked_at: datetime.now(UTC)})
 
 
 def set_key_enabled(engine: Engine, actor: str, key_id: str, *, enabled: bool) -> None:
     """Enable or disable a key. Raises UnknownName, and PenstockError where it is revoked."""
     action = audit.Action.KEY_ENABLED if enabled else audit.Action.KEY_DISABLED
-    with audit.change(engine, actor, action, key_id) as (rows, _):
-        if _row(rows, key_id).revoked_at:
+    where = _environment_of(engine, key_id)
+    with audit.change(engine, actor, action, key_id, environment=where) as (rows, detail):
+        row = _row(rows, key_id)
+        detail["consumer"] = _consumer_of(rows, row)
+        if row.revoked_at:
             raise PenstockError(
                 f"key {key_id} is revoked, which is final; create a new one with `penstock key"
                 " create`"
             )
         rows.set(ApiKeyRow, {ApiKeyRow.id: key_id}, {ApiKeyRow.enabled: enabled})
+
+
+def _environment_of(engine: Engine, key_id: str) -> str:
+    """Return the environment of a key, which never changes. Raises UnknownName."""
+    with reading(engine) as connection:
+        reader = RowReader(connection)
+        return reader.names_by_id(EnvironmentRow)[_row(reader, key_id).environment_id]
+
+
+def _consumer_of(rows: RowReader, key: ApiKeyRow) -> str | None:
+    consumer = rows.find(ConsumerRow, {ConsumerRow.id: key.consumer_id})
+    return consumer.name if consumer is not None else None
 
 
 def _row(rows: RowReader, key_id: str) -> ApiKeyRow:

@@ -202,12 +202,14 @@ def events(  # noqa: PLR0913  one argument a filter
     before: int | None = None,
     environments: Collection[str] | None = None,
     text: str | None = None,
+    first: int | None = None,
 ) -> list[Event]:
     """Return events, newest first.
 
     `action` is an action or a kind; the next page is before the last id of a page. `environments`
     restricts the events to those of some environments. `text` is a part of the actor, action,
-    subject or detail, in any case. Raises UsageError.
+    subject or detail, in any case. With `first`, no event with a lower id is read. Raises
+    UsageError.
     """
     if action in kinds():
         action = f"{action}:"
@@ -229,6 +231,7 @@ def events(  # noqa: PLR0913  one argument a filter
             limit=limit,
             environments=environments,
             text=text,
+            first=first,
         )
     return [_event(row) for row in rows]
 
@@ -259,6 +262,32 @@ def event(engine: Engine, number: int) -> Event:
     if row is None:
         raise UnknownName("event", str(number))
     return _event(row)
+
+
+MAX_SEARCHED = 100_000  # events that the search for a text reads for a page
+
+
+def page_of_events(
+    engine: Engine,
+    *,
+    limit: int,
+    before: int | None = None,
+    **filters: Any,  # noqa: ANN401  those of events
+) -> tuple[list[Event], int | None]:
+    """Return a page of events, newest first, and the id before which the next page begins.
+
+    The id is None at the end. A text has no index: each page searches `MAX_SEARCHED` events at
+    most, and may have fewer events than `limit` although there are more. Raises UsageError.
+    """
+    first = None
+    if filters.get("text"):
+        with reading(engine) as connection:
+            newest = before - 1 if before is not None else audit_events.last_id(connection)
+        first = newest - MAX_SEARCHED + 1
+    listed = events(engine, limit=limit + 1, before=before, first=first, **filters)
+    if len(listed) > limit:
+        return listed[:limit], listed[limit - 1].id
+    return listed, first if first is not None and first > 1 else None
 
 
 EVENTS_PER_READ = 1000

@@ -129,6 +129,12 @@ def _of_pipelines(before: str, after: str = "") -> Sentence:
     return lambda facts: f"{before} {facts.get('pipelines') or facts.subject}{after}{facts.here}"
 
 
+def _key(verb: str) -> Sentence:
+    return lambda facts: (
+        f"{verb} the key {facts.subject}{facts.after('consumer', ' of ')}{facts.here}"
+    )
+
+
 def _schedule(verb: str) -> Sentence:
     return lambda facts: (
         f"{verb} the schedule{facts.after('cron', ' ')} of {facts.subject}{facts.here}"
@@ -158,11 +164,11 @@ SENTENCES: Mapping[str, Sentence] = {
         f"created the key {facts.get('key')} of {facts.subject}{facts.here}"
     ),
     "key:rotated": lambda facts: (
-        f"rotated the key {facts.subject}{facts.after('successor', '; its successor is ')}"
+        f"{_key('rotated')(facts)}{facts.after('successor', '; its successor is ')}"
     ),
-    "key:revoked": _plain("revoked the key"),
-    "key:enabled": _plain("enabled the key"),
-    "key:disabled": _plain("disabled the key"),
+    "key:revoked": _key("revoked"),
+    "key:enabled": _key("enabled"),
+    "key:disabled": _key("disabled"),
     "credential:added": lambda facts: (
         f"added a credential{facts.after('kind', ' of kind ')} to {facts.subject}{facts.here}"
     ),

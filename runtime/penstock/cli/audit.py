@@ -62,15 +62,19 @@ def audit_command(  # noqa: PLR0913, PLR0917  one argument an option
         for line in write(audit.every_event(context.engine, **filters)):
             click.echo(line, nl=False)
         return
-    events = audit.events(context.engine, limit=listing.fetched, before=listing.number, **filters)
+    events, more = audit.page_of_events(
+        context.engine, limit=listing.limit, before=listing.number, **filters
+    )
     if listing.form == "table":
         rows = [
             {"id": event.id, "at": event.at, "event": f"{event.actor} {event.act}"}
             for event in events
         ]
         show_page(rows, listing, ("id", "at", "event"), lambda row: row["id"])
-        return
-    show_page(events, listing, audit.COLUMNS, lambda event: event.id)
+    else:
+        show_page(events, listing, audit.COLUMNS, lambda event: event.id)
+    if more is not None:
+        click.echo(f"next page: --cursor {more}", err=True)
 
 
 COMMANDS = (audit_command,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
 from typing import Any
@@ -82,13 +83,13 @@ def _visible() -> list[str] | None:
 @page("/audit", needs=Role.VIEWER, scope=Scope.ANY)
 def audit() -> Response:
     """List events, newest first."""
-    form, events = EventFilter(), list[trail.Event]()
+    form, events, following = EventFilter(), list[trail.Event](), None
     selection = _selection(form)
     with form.faults_at("action"):
-        events = trail.events(
-            console_context().engine, limit=PER_PAGE + 1, before=row_after("before"), **selection
+        events, following = trail.page_of_events(
+            console_context().engine, limit=PER_PAGE, before=row_after("before"), **selection
         )
-    return _show(form, events)
+    return _show(form, events, following)
 
 
 def _by_day(events: list[trail.Event]) -> list[tuple[date, list[trail.Event]]]:
@@ -98,30 +99,58 @@ def _by_day(events: list[trail.Event]) -> list[tuple[date, list[trail.Event]]]:
     ]
 
 
+def _consumer(event: trail.Event) -> str | None:
+    name = event.detail.get("consumer") if event.action.startswith("key:") else event.subject
+    if event.action == trail.Action.KEY_CREATED:
+        name = event.subject
+    return url_for("console.consumers_one", name=name) if name else None
+
+
+def _pipeline(event: trail.Event) -> str | None:
+    major, slash, name = event.subject.partition("/")
+    return url_for("console.pipelines_one", major=major, name=name) if slash else None
+
+
+def _run(event: trail.Event) -> str | None:
+    purged = event.action == trail.Action.RUNS_PURGED
+    return None if purged else url_for("console.runs_anywhere", run=event.subject)
+
+
+def _user(event: trail.Event) -> str | None:
+    known = event.subject != UNKNOWN and user().role is Role.ADMIN
+    return url_for("console.users_one", name=event.subject) if known else None
+
+
+def _in_environment(endpoint: str) -> Callable[[trail.Event], str | None]:
+    return lambda event: url_for(endpoint, env=event.environment) if event.environment else None
+
+
+LINKS: Mapping[str, Callable[[trail.Event], str | None]] = {
+    **dict.fromkeys(("consumer", "limit", "address", "callback", "key"), _consumer),
+    **dict.fromkeys(("pipeline", "login-flow", "schedule"), _pipeline),
+    **dict.fromkeys(("issuer", "signing-key", "token"), _in_environment("console.tokens")),
+    **dict.fromkeys(("variable", "secret", "sensitive-field"), _in_environment("console.settings")),
+    "environment": lambda event: url_for("console.policies_history", env=event.subject),
+    "change": lambda _: url_for("console.changes"),
+    "run": _run,
+    "user": _user,
+}
+
+
 def subject_url(event: trail.Event) -> str | None:
     """Return the address of the page of an event's subject, or None."""
-    kind = event.action.partition(":")[0]
-    if kind in {"consumer", "limit", "address", "callback"} or event.action == "key:created":
-        return url_for("console.consumers_one", name=event.subject)
-    if kind == "environment":
-        return url_for("console.policies_history", env=event.subject)
-    if kind == "run" and event.action != trail.Action.RUNS_PURGED:
-        return url_for("console.runs_anywhere", run=event.subject)
-    if kind in {"variable", "secret", "sensitive-field"}:
-        return url_for("console.settings", env=event.environment)
-    if kind == "user" and event.subject != UNKNOWN and user().role is Role.ADMIN:
-        return url_for("console.users_one", name=event.subject)
-    return None
+    build = LINKS.get(event.action.partition(":")[0])
+    return build(event) if build is not None else None
 
 
-def _show(form: EventFilter, events: list[trail.Event]) -> Response:
+def _show(form: EventFilter, events: list[trail.Event], following: int | None = None) -> Response:
     return show_form(
         "audit.html",
         form,
-        days=_by_day(events[:PER_PAGE]),
-        events=events[:PER_PAGE],
+        days=_by_day(events),
+        events=events,
         kinds=trail.kinds(),
-        last=events[PER_PAGE - 1].id if len(events) > PER_PAGE else None,
+        last=following,
         later="before" in request.args,
         link=subject_url,
         query=form.query(),

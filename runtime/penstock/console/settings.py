@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 
 from flask import Response, request, url_for
 
 from penstock.access import callbacks, sensitive_fields, variables
+from penstock.access.pipelines import in_order
 from penstock.access.seen import state_token
 from penstock.access.users import Role
 from penstock.console.confirmation import Confirmation
@@ -25,6 +27,8 @@ from penstock.console.limits import row_after
 from penstock.console.pages import Scope, page, user
 from penstock.console.responses import done, show_form
 from penstock.contracts.masks import DEFAULT_SENSITIVE_NAMES
+from penstock.contracts.variables import SecretNeed
+from penstock.gate.needs import EXPIRY_WARNING_S
 
 PER_PAGE = 50
 MAX_SECRET_DAYS = 36_500
@@ -84,6 +88,7 @@ def show_settings(form: SensitiveFieldsForm) -> Response:
         context.engine, environment=environment, after=after, limit=PER_PAGE + 1
     )
     environments = context.environments()
+    secrets = variables.list_secrets(context.engine, environment)
     return show_form(
         "settings.html",
         form,
@@ -91,13 +96,34 @@ def show_settings(form: SensitiveFieldsForm) -> Response:
         environments=context.environment_names(),
         facts=next(row for row in environments if row.name == environment),
         variables=variables.list_variables(context.engine, environment),
-        secrets=variables.list_secrets(context.engine, environment),
+        secrets=secrets,
+        expiry={row.name: _expiry(row) for row in secrets},
+        users_of=_users(),
         fields=sensitive_fields.list_fields(context.engine, environment),
         always=sorted(DEFAULT_SENSITIVE_NAMES),
         targets=targets[:PER_PAGE],
         last=targets[PER_PAGE - 1].id if len(targets) > PER_PAGE else None,
         later=after is not None,
     )
+
+
+def _expiry(secret: variables.ListedSecret) -> str:
+    """Return a word where a secret has expired or expires soon, else an empty text."""
+    if secret.expires_at is None:
+        return ""
+    left = secret.expires_at.timestamp() - time.time()
+    return "expired" if left <= 0 else "expires soon" if left <= EXPIRY_WARNING_S else ""
+
+
+def _users() -> dict[tuple[str, str], list[str]]:
+    """Return the pipelines that need each variable and secret, by kind and name."""
+    users: dict[tuple[str, str], list[str]] = {}
+    loaded = console_context().host.catalog.loaded
+    for identifier in in_order(loaded):
+        for need in loaded[identifier].pipeline.needs:
+            key = ("secret", need.name) if isinstance(need, SecretNeed) else ("variable", need)
+            users.setdefault(key, []).append(identifier)
+    return users
 
 
 @page("/e/<env>/settings", needs=Role.VIEWER, scope=Scope.ONE)

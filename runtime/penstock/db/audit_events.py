@@ -25,13 +25,16 @@ def page(  # noqa: PLR0913  one argument a filter
     limit: int,
     environments: Collection[str] | None = None,
     text: str | None = None,
+    first: int | None = None,
 ) -> list[AuditEventRow]:
     """Return events, newest first.
 
     An action that ends with a colon stands for all actions with that beginning. The next page is
-    before the last id of a page.
+    before the last id of a page. With `first`, no event with a lower id is read.
     """
     query = AuditEventRow.select().order_by(AuditEventRow.id.desc()).limit(limit)
+    if first is not None:
+        query = query.where(AuditEventRow.id >= first)
     for column, value in (
         (AuditEventRow.actor, actor),
         (AuditEventRow.environment, environment),
@@ -91,6 +94,11 @@ def about(
 def add(connection: sa.Connection, values: Mapping[AnyColumn, object]) -> None:
     """Write an event."""
     connection.execute(sa.insert(AuditEventRow.table).values(dict(values)))
+
+
+def last_id(connection: sa.Connection) -> int:
+    """Return the id of the newest event; 0 without events."""
+    return connection.scalar(sa.select(sa.func.max(AuditEventRow.id))) or 0
 
 
 def find(connection: sa.Connection, number: int) -> AuditEventRow | None:
