@@ -19,12 +19,12 @@ during: list[Callable[[], None]] = []
 failing: list[str] = []
 
 
-@step()
+@step(label="{sku}")
 def pack(sku: str) -> str:
     return sku
 
 
-@step()
+@step(label="{name}")
 def download(name: str) -> str:
     for look in during:
         look()

@@ -3,10 +3,12 @@ re-run."""
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from html import unescape
 from types import SimpleNamespace
 
 import pytest
@@ -140,6 +142,7 @@ class TestTheList:
             == filtered(pipeline="v1/orders")
             == [other, rejected, plain, old]
         )
+        assert filtered(pipeline="ORD") == filtered(pipeline="1/ord") == filtered(pipeline="orders")
         assert filtered(consumer="globex") == [other]
         assert filtered(status="client_error") == [rejected]
         assert filtered(status="accepted") == [job]
@@ -152,6 +155,51 @@ class TestTheList:
         assert filtered(pipeline="orders", consumer="acme", status="succeeded") == [plain]
         assert listed(vic.get("/e/prod/runs").text) == []
         assert vic.get("/e/test/runs", id=plain).headers["Location"].endswith(f"/runs/{plain}")
+
+    def test_runs_of_a_day_have_one_date_and_the_chart_the_chosen_time(
+        self, runtime: Runtime
+    ) -> None:
+        begin = int(time.time()) - 30 * 86_400
+        many(engine_of(runtime), 2)
+        many(engine_of(runtime), 3, ago=86_400)
+        page = ConsoleClient.of(runtime, "vic").text(
+            "/e/test/runs", **{"from": str(begin), "to": str(begin + 31 * 86_400)}
+        )
+        moments = (datetime.fromtimestamp(time.time() - ago, UTC) for ago in (0, 86_400))
+        days = [f"{moment:%A, %B %-d, %Y}" for moment in moments]
+        chart = json.loads(unescape(re.findall(r'data-graph="([^"]+)"', page)[0]))
+
+        assert [words_of(day) for day in re.findall(r'<tr class="day">(.*?)</tr>', page)] == days
+        assert chart["span"] == [begin, begin + 31 * 86_400]
+        assert len(chart["times"]) == 5
+
+    def test_the_export_has_the_filters_of_the_page_and_the_form_of_the_command(
+        self, runtime: Runtime
+    ) -> None:
+        many(engine_of(runtime), 3)
+        many(engine_of(runtime), 2, ago=3000, pipeline="=cmd", status="failed")
+        vic = ConsoleClient.of(runtime, "vic")
+
+        def export(**query: str) -> str:
+            response = vic.get("/e/test/runs/export", **query)
+            assert response.headers["Content-Type"] == "text/csv; charset=utf-8"
+            return response.text
+
+        link = re.search(r'href="([^"]*/runs/export[^"]*status=failed[^"]*)"', vic.text(
+            "/e/test/runs", status="failed"
+        ))  # fmt: skip
+
+        assert link is not None
+        assert len(export().splitlines()) == 6
+        assert [line.split(",")[3] for line in export(status="failed").splitlines()] == [
+            "pipeline",
+            "'=cmd",
+            "'=cmd",
+        ]
+        assert export(pipeline="ord").splitlines() == runtime.operate(
+            "runs", "list", "--pipeline", "ord", "--format", "csv"
+        ).splitlines()  # fmt: skip
+        assert vic.get("/e/test/runs/export", consumer="nope").status_code == 303
 
     def test_unknown_values_have_their_fault_beside_the_field(self, runtime: Runtime) -> None:
         call(runtime)

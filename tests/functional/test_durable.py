@@ -45,7 +45,7 @@ short = Pipeline("short", version="1.0.0", trigger=HttpTrigger(api_key=True), du
 frail = Pipeline("frail", version="1.0.0", trigger=HttpTrigger(api_key=True), durable=Durable(recoveries=0))
 clock = Pipeline("clock", version="1.0.0", trigger=Schedule("*/2 * * * * *"))
 
-@step()
+@step(label="{name}")
 def work(name: str, seconds: float) -> str:
     note(f"{name} begins in {os.getpid()}")
     while seconds < 0 and not (HERE / "released").exists():

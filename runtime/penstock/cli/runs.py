@@ -25,26 +25,10 @@ from penstock.cli.run_following import RunFollower
 from penstock.cli.run_view import print_run
 from penstock.contracts.run_status import Status
 from penstock.errors import UnknownName, UsageError, quoted
-from penstock.execution.operations import identifiers, purge_runs
+from penstock.execution.operations import identifiers_like, purge_runs
 from penstock.execution.rejected_queries import find_rejected
-from penstock.execution.run_queries import RunQuery, list_runs
+from penstock.execution.run_queries import COLUMNS, RunQuery, list_runs
 from penstock.runs.ids import is_run_id
-
-COLUMNS = (
-    "id",
-    "at",
-    "environment",
-    "pipeline",
-    "route",
-    "consumer",
-    "key",
-    "status",
-    "http_status",
-    "error_type",
-    "ms",
-    "durable",
-)
-
 
 FOLLOW_INTERVAL_S = 0.5
 
@@ -60,7 +44,7 @@ def runs() -> None:
     "--pipeline",
     "pipeline_name",
     metavar="NAME",
-    help="Only runs of this pipeline: orders, or v1/orders.",
+    help="Only runs of this pipeline: orders, v1/orders, or a part of such a name.",
 )
 @click.option("--consumer", "consumer_name", metavar="NAME", help="Only runs of this consumer.")
 @click.option(
@@ -95,7 +79,7 @@ def runs_list(  # noqa: PLR0913, PLR0917  one argument an option
         raise UsageError(f"--cursor {quoted(listing.cursor)} is not the id of a run")
     asked = RunQuery(
         environment=environment,
-        pipelines=identifiers(lambda: context.host, context.engine, pipeline_name),
+        pipelines=identifiers_like(lambda: context.host, context.engine, pipeline_name),
         consumer=consumer_name,
         key=key,
         status=status,

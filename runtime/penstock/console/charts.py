@@ -33,6 +33,7 @@ class Chart:
 
     `unit` is "count" or "seconds"; `style` is "bars" (stacked), "lines" or "points". `link` is an
     address with {from} and {to} that a click on an interval opens; `links` has one for each point.
+    `span` is the time that the chart shows, also where nothing happened; None: that of its values.
     """
 
     times: Sequence[float]
@@ -42,6 +43,7 @@ class Chart:
     markers: Sequence[Marker] = ()
     link: str = ""
     links: Sequence[str] = field(default=())
+    span: tuple[float, float] | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the chart as the browser's script reads it."""
@@ -56,6 +58,7 @@ class Chart:
             "markers": [{"at": marker.at, "text": marker.text} for marker in self.markers],
             "link": self.link,
             "links": list(self.links),
+            "span": self.span,
         }
 
     @property

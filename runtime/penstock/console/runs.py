@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
 
 from flask import Response, request, url_for
 
@@ -17,8 +19,14 @@ from penstock.console.pages import Scope, page
 from penstock.console.responses import live, live_part, redirect_to, render, show_form
 from penstock.console.time_range import TimeRange, time_range
 from penstock.durable.run_view import RunView
-from penstock.execution.operations import identifiers
-from penstock.execution.run_queries import RunQuery, list_runs, most_frequent
+from penstock.execution.operations import identifiers_like
+from penstock.execution.run_queries import (
+    RunQuery,
+    as_csv,
+    every_run,
+    list_runs,
+    most_frequent,
+)
 from penstock.runs.ids import is_run_id
 
 DURATIONS = (  # the least, in seconds
@@ -29,6 +37,7 @@ DURATIONS = (  # the least, in seconds
 )
 PER_PAGE = 50
 POINTS = 200  # runs of the chart
+MAX_EXPORTED = 100_000  # runs of one file
 USUAL_RANGE = "7d"
 
 
@@ -50,7 +59,7 @@ def _asked(form: RunFilter, environment: str, span: TimeRange) -> RunQuery:
     if not form.is_valid():
         return RunQuery(environment)
     with form.faults_at("pipeline"):
-        pipelines = identifiers(lambda: context.host, context.engine, form.pipeline.data)
+        pipelines = identifiers_like(lambda: context.host, context.engine, form.pipeline.data)
     return RunQuery(
         environment=environment,
         pipelines=pipelines,
@@ -93,7 +102,7 @@ def _table(environment: str, form: RunFilter, span: TimeRange, rows: Sequence[Ru
     )
 
 
-def _scatter(environment: str, runs: Sequence[RunView]) -> Chart:
+def _scatter(environment: str, runs: Sequence[RunView], span: TimeRange) -> Chart:
     """Return the durations of runs over time, a line of points for each status."""
     ended = [run for run in reversed(runs) if run.ms is not None]
     statuses = [status for status in STATUS_LABELS if any(run.status == status for run in ended)]
@@ -111,6 +120,7 @@ def _scatter(environment: str, runs: Sequence[RunView]) -> Chart:
         unit="seconds",
         style="points",
         links=[url_for("console.runs_one", env=environment, run=run.id) for run in ended],
+        span=(span.start, span.end),
     )
 
 
@@ -144,7 +154,8 @@ def runs() -> Response:
         form,
         env=environment,
         span=span,
-        chart=_scatter(environment, rows),
+        chart=_scatter(environment, rows, span),
+        shown=f"the newest {POINTS} runs" if len(rows) == POINTS else "runs",
         facets=_facets(form, asked),
         table=live_part(table),
         query=form.query() | span.query,
@@ -161,3 +172,18 @@ def runs_rows() -> Response:
     environment, form, span = current_environment(), RunFilter(), time_range(USUAL_RANGE)
     rows = _page_of_runs(form, _asked(form, environment, span), PER_PAGE + 1)
     return live(_table(environment, form, span, rows))
+
+
+@page("/e/<env>/runs/export", needs=Role.VIEWER, scope=Scope.ONE)
+def runs_export() -> Response:
+    """Send the runs that pass the filters as CSV, newest first, while they are read."""
+    environment, form, span = current_environment(), RunFilter(), time_range(USUAL_RANGE)
+    asked = _asked(form, environment, span)
+    _page_of_runs(form, asked, 1)
+    if form.has_faults:
+        query: dict[str, Any] = form.query() | span.query
+        return redirect_to(url_for("console.runs", **query))
+    rows = as_csv(every_run(console_context().engine, asked, limit=MAX_EXPORTED))
+    name = f"penstock-runs-{environment}-{datetime.now(UTC):%Y%m%d-%H%M%S}.csv"
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return Response(rows, content_type="text/csv; charset=utf-8", headers=headers)

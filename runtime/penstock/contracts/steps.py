@@ -178,8 +178,9 @@ def step(
             run has left.
         label: What names one call of the step to operators, beside the name of the step: a text
             with the names of arguments (`"invoice {number}"`), or a function of the arguments. It
-            is redacted, and has 100 characters at most. Default: the first argument, if that is a
-            text, a number, a date, a path, a UUID or an enum. With `""` there is none.
+            is redacted, stored in clear, and has 100 characters at most. Default: the first
+            argument, if that is a whole number, a Decimal, a date, a UUID or an enum. With `""`
+            there is none.
 
     Raises:
         TypeError: The decorator has no parentheses, the label is neither a text nor a function, or

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import chain
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,7 +14,7 @@ from penstock.contracts.run_status import UNFINISHED
 from penstock.db.columns import spellings
 from penstock.db.engine import Engine, writing
 from penstock.db.paging import containing, most_common
-from penstock.db.rows import AnyColumn, Col, joined
+from penstock.db.rows import AnyColumn, Col, Row, joined
 from penstock.db.run_tables import (
     IS_SLOW,
     SLOW_MICROS,
@@ -26,14 +28,9 @@ from penstock.db.tables import ConsumerRow, EnvironmentRow, PipelineRow
 PURGED_AT_A_TIME = 500
 MAX_COUNTED = 10_000  # runs of which the most frequent values are found
 COLUMNS = RunRow.names
-_INSERT_RUN = (
-    f"INSERT INTO runs ({', '.join(COLUMNS)})"  # noqa: S608  our own names
-    f" VALUES ({', '.join('?' * len(COLUMNS))}) ON CONFLICT DO NOTHING"
-)
-_INSERT_DETAIL = (
-    "INSERT INTO run_details (run_id, steps, bodies, failure) VALUES (?, ?, ?, ?) ON CONFLICT DO"
-    " NOTHING"
-)
+# Rows of one statement. At each statement the driver lets other threads run, and the thread that
+# writes then competes for the interpreter with those of calls.
+ROWS_AT_ONCE = 50
 # Of columns that have ids too; the first column is the run's own.
 _OTHER_IDS = tuple(COLUMNS.index(item.name) for item in (RunRow.parent, RunRow.redelivers))
 
@@ -74,11 +71,21 @@ def record(engine: Engine, runs: Sequence[RunValues], details: Sequence[DetailVa
         runs = [_with_id_bytes(row) for row in runs]
         details = [(_id_bytes(run), *rest) for run, *rest in details]  # type: ignore[misc]  # SQLite stores ids as bytes
     with writing(engine) as connection:
-        for statement, rows in ((_INSERT_RUN, runs), (_INSERT_DETAIL, details)):
-            if rows:
-                connection.exec_driver_sql(
-                    statement if sqlite else statement.replace("?", "%s"), list(rows)
-                )
+        for kind, rows in ((RunRow, runs), (RunDetailRow, details)):
+            for start in range(0, len(rows), ROWS_AT_ONCE):
+                some = rows[start : start + ROWS_AT_ONCE]
+                statement = _insertion(kind, len(some), "?" if sqlite else "%s")
+                connection.exec_driver_sql(statement, tuple(chain.from_iterable(some)))
+
+
+@cache
+def _insertion(kind: type[Row], rows: int, mark: str) -> str:
+    """Return the statement that inserts a number of rows."""
+    row = f"({', '.join([mark] * len(kind.names))})"
+    return (
+        f"INSERT INTO {kind.table.name} ({', '.join(kind.names)})"  # noqa: S608  our own names
+        f" VALUES {', '.join([row] * rows)} ON CONFLICT DO NOTHING"
+    )
 
 
 def _id_bytes(run: str) -> bytes:

@@ -50,6 +50,21 @@ def identifiers(host: Callable[[], Host], engine: Engine, name: str | None) -> l
     return matches or [name]
 
 
+def identifiers_like(host: Callable[[], Host], engine: Engine, text: str | None) -> list[str]:
+    """Return the ids of the pipelines that a name or an id means, or a part of an id.
+
+    Raises UnknownName.
+    """
+    try:
+        return identifiers(host, engine, text)
+    except UnknownName:
+        part = (text or "").lower()
+        matches = [identifier for identifier in host().catalog.loaded if part in identifier.lower()]
+        if not matches:
+            raise
+        return matches
+
+
 class RunOperations:
     """Shows, cancels and redelivers runs of every environment.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from penstock.access.encryption import SecretBox
 from penstock.access.lookup import consumer_row, environment_row
+from penstock.contracts.csv_lines import csv_line
 from penstock.db import run_log_lines
 from penstock.db import runs as stored
 from penstock.db.api_keys import last_characters
@@ -22,6 +24,11 @@ from penstock.durable.run_view import RunView, view_of, with_details, with_engin
 from penstock.errors import UnknownName
 from penstock.runs.ids import first_id, is_run_id
 
+COLUMNS = (
+    "id", "at", "environment", "pipeline", "route", "consumer", "key", "status", "http_status",
+    "error_type", "ms", "durable",
+)  # fmt: skip
+RUNS_PER_READ = 1000
 TOP = 6  # values of a list of the most frequent ones
 NO_CONSUMER = 0  # the id that no consumer has
 
@@ -78,6 +85,32 @@ def list_runs(
         reader = RowReader(connection)
         rows = stored.page(connection, asked.chosen(reader), before=before, limit=limit)
         return _views(connection, rows)
+
+
+def every_run(engine: Engine, asked: RunQuery, *, limit: int) -> Iterator[RunView]:
+    """Yield runs, newest first, at most `limit`; only one page of them is in memory."""
+    before, left = None, limit
+    while left > 0 and (
+        page := list_runs(engine, asked, before=before, limit=min(left, RUNS_PER_READ))
+    ):
+        yield from page
+        before, left = page[-1].id, left - len(page)
+
+
+def as_csv(runs: Iterable[RunView]) -> Iterator[str]:
+    """Yield runs as CSV (RFC 4180), with an apostrophe before the formulas of spreadsheets."""
+    yield csv_line(COLUMNS)
+    for run in runs:
+        document = run.document()
+        yield csv_line(_cell(document[name]) for name in COLUMNS)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="seconds").replace("+00:00", "Z")
+    return "" if value is None else str(value)
 
 
 @dataclass(frozen=True, slots=True)

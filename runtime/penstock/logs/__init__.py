@@ -1,9 +1,10 @@
 """The log: one JSON line for each event, or readable lines on a terminal.
 
 Plugin code uses `logging` or structlog. Its lines look like those of Penstock, at
-`PENSTOCK_LOG_LEVEL`. Libraries write warnings and errors only: at `debug` they would write more
-than all others. A logger belongs to a library if the first part of its name is an imported module
-that is not a plugin's. Any other logger belongs to plugin code.
+`PENSTOCK_LOG_LEVEL`, or at the level that `PENSTOCK_LOG_LEVELS` sets. Libraries write warnings and
+errors only: at `debug` they would write more than all others. A logger belongs to a library if the
+first part of its name is an imported module that is not a plugin's. Any other logger belongs to
+plugin code.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ import structlog
 
 from penstock.contracts.call import current_call
 from penstock.contracts.masks import DEFAULT_SENSITIVE_NAMES
+from penstock.logs import levels
+from penstock.logs.levels import register_plugin_loggers
 from penstock.logs.lines import as_json, for_terminal, line_of
 from penstock.logs.throttle import LogThrottle
 from penstock.settings import Settings
@@ -34,12 +37,14 @@ __all__ = [
     "keep_lines_of_runs",
     "preserve_logging",
     "print_error",
+    "register_plugin_loggers",
     "register_plugin_modules",
     "report_dropped_lines",
 ]
 
 RUNTIME_LOGGER = "penstock"
 SERVER_LOGGER = "gunicorn.error"
+ROOT_LOGGER = "root"
 ORIGIN_FIELDS = ("environment", "host", "pid")
 CONTEXT_FIELDS = frozenset({"logger", "run", "pipeline", *ORIGIN_FIELDS})
 RESERVED = frozenset({"event", "timestamp", "level", "exception", "stack", "cut"}) | CONTEXT_FIELDS
@@ -65,13 +70,12 @@ _server_lines = LogThrottle(
 def configure(settings: Settings) -> None:
     """Set up logging for this process, to standard error: `logging` and structlog."""
     configure_events(settings)
-    level = _level(settings)
     logging.setLoggerClass(Logger)
     handler = Handler(_Output(sys.stderr), _renderer(settings))
-    handler.setLevel(level)
+    handler.setLevel(levels.lowest())
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level)
+    root.setLevel(levels.lowest())
     for name, logger in root.manager.loggerDict.items():  # created before, so by libraries
         if (
             isinstance(logger, logging.Logger)
@@ -79,7 +83,7 @@ def configure(settings: Settings) -> None:
             and (name in _quieted or logger.level == logging.NOTSET)
         ):
             _quieted.add(name)
-            logger.setLevel(max(level, logging.WARNING))
+            logger.setLevel(levels.level_of(name) or max(levels.default(), logging.WARNING))
     logging.captureWarnings(capture=True)
     threading.excepthook = _thread_failed
 
@@ -88,9 +92,12 @@ def configure_events(settings: Settings) -> None:
     """Set up structlog alone, for events of Penstock and of plugin code that uses it."""
     global _environment  # noqa: PLW0603  a process has one log
     _environment = settings.environment
+    levels.configure(settings.log_level, settings.log_levels)
     render = _renderer(settings)
 
     def finish(output: Any, _method: str, fields: Fields) -> str:  # noqa: ANN401  structlog's type
+        if not levels.is_written(_logger_of(output.name), levels.NUMBERS[fields["level"].upper()]):
+            raise structlog.DropEvent
         error = fields.pop("exc_info", None)
         fields["exc_info"] = (
             error
@@ -118,7 +125,7 @@ def configure_events(settings: Settings) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             finish,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(_level(settings)),
+        wrapper_class=structlog.make_filtering_bound_logger(levels.lowest()),
         logger_factory=lambda *names: _Output(sys.stderr, *names),
         cache_logger_on_first_use=True,
     )
@@ -190,17 +197,21 @@ def report_dropped_lines(now: float) -> None:
 class Logger(logging.Logger):
     """A logger of the standard library that was created after `configure`.
 
-    Its level is PENSTOCK_LOG_LEVEL for plugin code, and `warning` for libraries.
+    Its level is the one in PENSTOCK_LOG_LEVELS. Else it is PENSTOCK_LOG_LEVEL for plugin code, and
+    `warning` for libraries.
     """
 
     def getEffectiveLevel(self) -> int:  # noqa: N802  the library's name
         """Return its own level or that of a parent, or else the level of its kind."""
+        named = levels.level_of(self.name)
+        if named is not None:
+            return named
         logger: logging.Logger | None = self
         while logger is not None and logger.parent is not None:
             if logger.level:
                 return logger.level
             logger = logger.parent
-        level = logging.getLogger().level
+        level = max(logging.getLogger().level, levels.default() if levels.are_set() else 0)
         return level if _is_plugin_code(self.name) else max(level, logging.WARNING)
 
 
@@ -221,6 +232,8 @@ class Handler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record. Warnings of the server, which clients can cause, are limited."""
+        if record.name == ROOT_LOGGER and not levels.is_written(ROOT_LOGGER, record.levelno):
+            return
         if (
             record.name == SERVER_LOGGER
             and record.levelno >= logging.WARNING
@@ -343,8 +356,10 @@ def _renderer(settings: Settings) -> Render:
     )
 
 
-def _level(settings: Settings) -> int:
-    return logging.getLevelNamesMapping()[settings.log_level.upper()]
+def _logger_of(name: str) -> str:
+    """Return the name of a logger; within a run, one without a name is that of its pipeline."""
+    call = current_call.get() if not name else None
+    return f"pipeline.{call.pipeline}" if call is not None else name
 
 
 def _is_runtime(name: str) -> bool:

@@ -47,7 +47,16 @@ def load_plugins(settings: Settings, *, extra: Iterable[tuple[str, object]] = ()
         settings.environment, settings.issuer, settings.api_key_headers, settings.max_header
     )
     collect_offers(plugins, setup)
+    logs.register_plugin_loggers(_loggers(plugins, {item.name: item.module for item in installed}))
     return plugins
+
+
+def _loggers(plugins: Plugins, modules: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the loggers of each plugin: its module, and one of each of its pipelines."""
+    loggers = {name: [modules.get(name, name).partition(".")[0]] for name in plugins.loaded}
+    for offer in plugins.offers:
+        loggers.setdefault(offer.plugin, []).append(f"pipeline.{offer.pipeline.name}")
+    return loggers
 
 
 def _check_allowed(settings: Settings, sources: Mapping[str, PluginSource]) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from datetime import date, time
+from datetime import date
 from decimal import Decimal
 from enum import Enum
-from pathlib import PurePath
+from string import Formatter
 from typing import Any
 from uuid import UUID
 
@@ -26,8 +27,9 @@ MAX_ERROR_LENGTH = 500  # characters of an error
 MAX_LABEL_LENGTH = 100  # characters of a label
 # characters that are searched for secrets; a secret cut there is cut off again above
 MAX_SEARCHED_LENGTH = 1000
-# Types of a first argument that makes a label; a document would say too much.
-LABELLED = (str, int, float, Decimal, UUID, date, time, Enum, PurePath)
+# Types of a first argument that makes a label. Labels are stored in clear, and what callers send is
+# not: a text, which may be anything that they sent, is in a label only if its plugin asks for it.
+LABELLED = (int, Decimal, UUID, date, Enum)
 
 
 class Attempt(msgspec.Struct, omit_defaults=True):
@@ -47,7 +49,7 @@ class StepRecord(msgspec.Struct, omit_defaults=True):
     """The record of a step: its attempts, and whether it failed.
 
     `at` and `ms` are as in Attempt. `number` is that of the engine, 0 for inline runs. `label` is
-    not redacted while `parameter` names the parameter that it shows. `running` and `copied` are of
+    not redacted while `parameter` names the parameters that it shows. `running` and `copied` are of
     views: the step runs now, or its result was copied from the run that this one repeats.
     """
 
@@ -74,7 +76,7 @@ def new_record(
 def _label_of(
     step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[str, str]:
-    """Return the parameter that a label shows, and the label, which is not redacted yet.
+    """Return the parameters that a label shows, and the label, which is not redacted yet.
 
     Both are empty where there is none: a label never fails its step.
     """
@@ -88,11 +90,16 @@ def _label_of(
             return "", ""
         if not isinstance(label, str):
             return "", _one_line(label(*args, **kwargs))
-        return "", _one_line(
-            label.format_map(_shown(step, args, kwargs)) if "{" in label else label
-        )
+        names = " ".join(_named(label))
+        return names, _one_line(label.format_map(_shown(step, args, kwargs)) if names else label)
     except Exception:  # noqa: BLE001  plugin code may raise anything
         return "", ""
+
+
+def _named(label: str) -> list[str]:
+    """Return the parameters that a label names."""
+    fields = (name for _, name, _, _ in Formatter().parse(label) if name)
+    return [re.split(r"[.\[]", name, maxsplit=1)[0] for name in fields]
 
 
 def _shown(
@@ -126,8 +133,8 @@ def redact_step(record: StepRecord, clean: Clean) -> None:
 
 def _redacted(record: StepRecord, clean: Clean) -> str:
     """Return a label of limited length; none of the value of a sensitive field."""
-    field = f"{record.parameter}=x"
-    if record.parameter and clean(field) != field:
+    fields = [f"{name}=x" for name in record.parameter.split()]
+    if any(clean(field) != field for field in fields):
         return HIDDEN
     return shortened(clean(record.label), MAX_LABEL_LENGTH)
 

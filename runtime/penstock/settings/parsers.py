@@ -20,6 +20,7 @@ from penstock.errors import quoted
 Option = TypeVar("Option", bound=str)
 
 MAX_PORT = 65_535
+LOG_LEVELS = ("debug", "info", "warning", "error")
 ENVIRONMENT = re.compile(r"[a-z][a-z0-9-]{0,30}")
 ADDRESS = re.compile(r"unix:\S+|fd://\d+|(?:\[[0-9A-Fa-f:.]+\]|[^:\s\[\]/]+):(?P<port>\d{1,5})")
 URL = re.compile(
@@ -43,6 +44,18 @@ def words(value: str) -> tuple[str, ...]:
 def names(value: str) -> frozenset[str]:
     """Return the words of such a list as a set."""
     return frozenset(words(value))
+
+
+def levels(value: str) -> tuple[tuple[str, str], ...]:
+    """Return the pairs of a name and a level of a log, separated by commas or spaces."""
+    pairs = [word.partition("=") for word in words(value)]
+    for name, _, level in pairs:
+        if not name or level.lower() not in LOG_LEVELS:
+            raise ValueError(
+                f"must be like shop=debug,billing=warning, with one of {', '.join(LOG_LEVELS)},"
+                f" not {value!r}"
+            )
+    return tuple((name, level.lower()) for name, _, level in pairs)
 
 
 def flag(value: str) -> bool:

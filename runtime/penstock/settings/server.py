@@ -82,6 +82,12 @@ class ServerSettings:
         "Lowest level that Penstock and plugin code log: debug, info, warning or error. Libraries"
         " log warnings and errors only.",
     )
+    log_levels: tuple[tuple[str, str], ...] = setting(
+        "",
+        parsers.levels,
+        "Levels of single plugins or loggers, separated by commas: shop=debug,httpx=info. That of a"
+        " plugin is the level of all its loggers, and of `call.log` in its pipelines.",
+    )
     log_calls: Literal["none", "failed", "all"] = setting(
         "failed",
         parsers.one_of("none", "failed", "all"),

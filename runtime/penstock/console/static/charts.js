@@ -64,13 +64,13 @@
     if (!chart.times.length) return;
     const { data, series } = plot(chart);
     const step = chart.times.length > 1 ? chart.times[1] - chart.times[0] : 60;
-    const long = chart.times.at(-1) - chart.times[0] > 200000;
+    const span = chart.span ?? [chart.times[0], chart.times.at(-1)], long = span[1] - span[0] > 200000;
     const axis = { stroke: css("--muted"), grid: { stroke: css("--line"), width: 1 }, ticks: { show: false }, font: "12px system-ui" };
     let dragged = false;
     const options = {
       width: place.clientWidth, height: 190, series: [{ value: (_, at) => (at ? moment.format(new Date(at * 1000)) : "–") }, ...series],
       cursor: { y: false, drag: { x: true, y: false, setScale: false } },
-      scales: { y: { range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
+      scales: { ...(chart.span && { x: { range: () => chart.span } }), y: { range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
       axes: [{ ...axis, space: 70, values: (_, marks) => marks.map((mark) => (long ? day : clock).format(new Date(mark * 1000))) },
         { ...axis, size: 60, values: (_, marks) => marks.map((mark) => (chart.unit === "seconds" ? FIGURES.seconds(mark) : Number.isInteger(mark) ? FIGURES.count(mark) : "")) }],
       plugins: [markers(chart)],
