@@ -19,7 +19,7 @@ Start = Callable[..., Runtime]
 performed: list[str] = []
 
 
-@step()
+@step(label="{sku}")
 def pack(sku: str) -> None: ...
 
 
