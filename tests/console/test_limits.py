@@ -176,7 +176,7 @@ def test_rates_of_pipelines_are_listed_with_rejected_calls(
     assert "v1/orders 900/hour pipeline 0 7" in words
     assert "acme all pipelines 50/hour consumer 0" in words
     assert re.search(r"globex all pipelines 60/hour key \W", words)
-    assert page.count('aria-label="Edit the limit 50/hour by consumer of acme') == 1
+    assert page.count('aria-label="Edit limit 50/hour by consumer of acme') == 1
 
 
 def test_calls_counted_now_are_those_of_the_limit(
