@@ -31,6 +31,7 @@ from penstock.execution.rejected_queries import (
 )
 from penstock.execution.run_queries import environment_of
 from penstock.runs.ids import is_run_id
+from penstock.runs.series import intervals
 from penstock.runs.statistics import rejections
 
 PER_PAGE = 50
@@ -80,9 +81,9 @@ def _chart(environment: str, span: TimeRange) -> Chart:
     """Return the rejected calls of an environment by reason: all of them, not those kept alone."""
     context = console_context()
     environment_id = context.view(environment).access.environment.id
-    times, by_reason = rejections(
-        context.engine, environment_id, span.start, span.end, span.bucket_s
-    )
+    # Older counts are stored by the hour: shorter intervals would be one spike and many gaps.
+    step = intervals(environment_id, span.start, span.end, span.bucket_s).step
+    times, by_reason = rejections(context.engine, environment_id, span.start, span.end, step)
     ranked = sorted(by_reason, key=lambda reason: -sum(by_reason[reason]))
     lines = [
         Line(outcome_label(reason), str(number), by_reason[reason])
