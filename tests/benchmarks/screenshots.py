@@ -20,7 +20,8 @@ from pathlib import Path
 
 import httpx
 from playwright.sync_api import Page, sync_playwright
-from support.console import ConsoleServer, start_console
+from support.all_pages import Crawl, crawl
+from support.console import ROOT, ConsoleServer, start_console
 from support.durable import until
 from support.place import Place
 
@@ -32,30 +33,6 @@ from penstock.execution.run_queries import RunQuery, list_runs
 PIPELINES, CONSUMERS, CALLS, JOBS = 15, 60, 4_000, 250
 OK = 200
 SIZES, SCHEMES = (1280, 390), ("light", "dark")
-PAGES = (
-    "/",
-    "/e/test/rejected",
-    "/e/test/runs",
-    "/e/test/schedules",
-    "/e/test/queue",
-    "/pipelines",
-    "/pipelines/v1/orders",
-    "/consumers",
-    "/consumers/acme",
-    "/consumers/acme/pipelines",
-    "/keys",
-    "/policies",
-    "/e/test/tokens",
-    "/e/test/limits",
-    "/deployments",
-    "/deployments/processes",
-    "/pipelines/exposure",
-    "/e/test/settings",
-    "/audit",
-    "/users",
-    "/account",
-)
-
 PLUGIN = """
 import logging, random, time
 from penstock import Call, HttpTrigger, Pipeline, PipelineError, Rate, Retry, Schedule, hookimpl, sleep, step
@@ -167,16 +144,29 @@ def main(folder: Path) -> None:
             place, stack, lambda: browser, plugin=PLUGIN, worker=1, PENSTOCK_LOG_CALLS="none"
         )
         ids = fill(console)
+        assert all(ids.values()), ids
         pages = {
-            **{path: path.strip("/").replace("/", "-") or "overview" for path in PAGES},
-            f"/e/test/rejected/{ids['rejected']}": "rejected-one",
-            f"/e/test/runs/{ids['failed']}": "run",
+            f"{ROOT}/e/test/rejected/{ids['rejected']}": "rejected-one",
+            f"{ROOT}/e/test/runs/{ids['failed']}": "run",
+            f"{ROOT}/pipelines/v1/orders": "pipeline",
+            f"{ROOT}/consumers/acme": "consumer",
+            "/-/docs": "docs",
+            **names_of(crawl(console.client("ann"))),
         }
         for scheme in SCHEMES:
             for size in SIZES:
                 page = console.page("ann", width=size, scheme=scheme)
                 for path, name in pages.items():
-                    picture(page, console.url + path, folder / f"{name}-{size}-{scheme}.png")
+                    picture(page, console.server.url + path, folder / f"{name}-{size}-{scheme}.png")
+
+
+def names_of(found: Crawl) -> dict[str, str]:
+    """Return a page of each view, and its name; questions are alike."""
+    return {
+        next(address for address, html in pages.items() if html): view.removeprefix("console.")
+        for view, pages in found.pages.items()
+        if any(pages.values()) and not view.endswith("_confirm")
+    }
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ FORM = (
     b"POST /-/console/sign-in HTTP/1.1\r\nHost: x\r\nContent-Type:"
     b" application/x-www-form-urlencoded\r\nContent-Length: 10000\r\n\r\nname="
 )
-PAGE = b"GET /-/docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"
+PAGE = b"GET /-/docs/console.css HTTP/1.1\r\nHost: x\r\n\r\n"
 LARGE = b"GET /v1/open/large HTTP/1.1\r\nHost: x\r\n\r\n"
 UPLOAD = POST % (NOWHERE, b"Content-Length: 1000000000") + b"x" * 200_000
 
@@ -49,7 +49,7 @@ KINDS: dict[str, Kind] = {
     "unwanted bodies": Kind(POST % (NOWHERE, b"Content-Length: 1000"), b"x"),
     "uploads that are refused": Kind(UPLOAD, b"x" * 200_000),
     "half a sign-in": Kind(FORM, b"x"),
-    "pages that are not read": Kind(PAGE * 4, reads=False),
+    "pages that are not read": Kind(PAGE * 200, reads=False),
     "replies that are not read": Kind(LARGE * 4, reads=False),
     "pipelined requests, unread": Kind((HEAD + b"\r\n") * 2000, reads=False),
     "half-closed connections": Kind(HEAD, half_closed=True, life=2.0),

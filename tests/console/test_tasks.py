@@ -394,7 +394,7 @@ def test_rejected_calls_by_reason_over_time(shop: Shop) -> None:
     steps.menu("Rejected")
     expect(page.get_by_role("figure", name="Rejected calls by reason")).to_be_visible()
     steps.link(re.compile("not associated"))
-    rows = page.get_by_role("region", name="Rejected calls", exact=True).locator("tbody tr")
+    rows = page.get_by_role("region", name="Table: Rejected calls").locator("tbody tr")
     expect(rows).to_have_count(1)
     expect(rows).to_contain_text("v1/private")
 

@@ -116,21 +116,15 @@ def test_the_console_and_the_docs_page_work_in_a_browser(
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_role("button", name="Sign in").click()
     page.wait_for_url(f"{base}/-/docs")
-    page.get_by_role("button", name="Authorize").first.click()
-    page.locator("#auth-bearer-value").fill(token)
-    page.locator("#api_key_value").fill(key)
-    for _ in range(2):
-        page.get_by_role("button", name="Apply credentials").first.click()
-    page.locator(".auth-btn-wrapper .btn-done").first.click()
-    page.locator(".opblock-get").filter(has_text="/v2/orders").locator(
-        ".opblock-summary-control"
-    ).click()
-    page.get_by_role("button", name="Execute").click()
-    expect(
-        page.locator(".live-responses-table .response").first.locator(".response-col_status")
-    ).to_contain_text("200")
+    page.get_by_label("X-API-Key").fill(key)
+    page.get_by_label("Token Authorization").fill(token)
+    page.locator(".operation summary").filter(has_text="GET /v2/orders").first.click()
+    page.get_by_role("button", name="Send call: GET /v2/orders").first.click()
+    expect(page.locator(".reply p", has_text="200")).to_be_visible()
+    page.get_by_role("link", name="Console").click()
+    page.wait_for_url(f"{base}/-/console/")
 
-    page.goto(f"{base}/-/console/pipelines/v2/orders?env=test")
+    page.goto(f"{base}/-/console/pipelines/v2/orders/routes?env=test")
     expect(page.locator("body")).to_contain_text(f"curl -X POST {base}/v2/orders/")
     for entry in ("Overview", "Runs", "Audit"):
         page.get_by_role("link", name=entry, exact=True).first.click()

@@ -76,21 +76,23 @@ def test_a_call_can_be_tried_and_the_key_stays_on_the_page(
     key, token = place.key("acme").key, place.token("acme")
 
     page.goto(f"{server.url}/-/docs")
-    expect(page.locator(".info .title")).to_contain_text("Pipelines of test")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Pipelines of test")
     expect(page).to_have_title("Pipelines of test")
-    page.get_by_role("button", name="Authorize").first.click()
-    page.locator("#auth-bearer-value").fill(token)
-    page.locator("#api_key_value").fill(key)
-    for _ in range(2):
-        page.get_by_role("button", name="Apply credentials").first.click()
-    page.locator(".auth-btn-wrapper .btn-done").first.click()
-    page.locator(".opblock-summary-control").first.click()
-    page.locator(".body-param__text").fill('{"name": "Ann"}')
-    page.get_by_role("button", name="Execute").click()
+    page.get_by_label("X-API-Key").fill(key)
+    page.get_by_label("Token Authorization").fill(token)
+    page.locator(".operation summary").first.click()
+    page.get_by_role("textbox", name="Body").fill('{"name": "Ann"}')
+    command = page.locator("code.line").first.inner_text()
+    page.get_by_role("button", name="Send call: POST /v1/greeting").click()
 
-    reply = page.locator(".live-responses-table .response").first
-    expect(reply.locator(".response-col_status")).to_contain_text("200")
+    reply = page.locator(".reply").first
+    expect(reply).to_contain_text("200 OK")
     expect(reply).to_contain_text('"from": "acme"')
+    assert command == (
+        f'curl -X POST {server.url}/v1/greeting -H "X-API-Key: $API_KEY"'
+        """ -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json'"""
+        """ --data-binary '{"name": "Ann"}'"""
+    )
     assert [url for url in seen.requests if not url.startswith((server.url, "data:"))] == []
     assert seen.complaints == []
     kept = page.evaluate("JSON.stringify([localStorage, sessionStorage, document.cookie])")
@@ -98,11 +100,9 @@ def test_a_call_can_be_tried_and_the_key_stays_on_the_page(
     assert token not in kept
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     page.reload()
-    page.locator(".opblock-summary-control").first.click()
-    page.get_by_role("button", name="Execute").click()
-    expect(page.locator(".live-responses-table .response").first).to_contain_text(
-        "credentials-missing"
-    )
+    page.locator(".operation summary").first.click()
+    page.get_by_role("button", name="Send call: POST /v1/greeting").click()
+    expect(page.locator(".reply").first).to_contain_text("credentials-missing")
 
 
 def test_an_environment_that_serves_nothing_has_a_page_too(
@@ -113,14 +113,32 @@ def test_an_environment_that_serves_nothing_has_a_page_too(
 
     page.goto(f"{server.url}/-/docs")
 
-    expect(page.get_by_text("No operations defined in spec!")).to_be_visible()
+    expect(page.get_by_text("No operations are served here.")).to_be_visible()
     assert seen.complaints == []
+
+
+def test_a_link_to_an_operation_opens_it_and_all_is_there_without_scripts(
+    place: Place, serve: Serve, browser: Browser
+) -> None:
+    server = serve(place, PENSTOCK_OPENAPI="true", PENSTOCK_DOCS="true")
+    with browser.new_context(java_script_enabled=False) as plain, browser.new_context() as usual:
+        page = usual.new_page()
+        page.goto(f"{server.url}/-/docs")
+        link = page.get_by_role("navigation", name="Operations").get_by_role("link").first
+        target = link.get_attribute("href")
+        page.goto(f"{server.url}/-/docs{target}")
+        expect(page.locator("details.operation[open]")).to_have_count(1)
+        page = plain.new_page()
+        page.goto(f"{server.url}/-/docs")
+        page.locator(".operation summary").first.click()
+        expect(page.get_by_text("curl -X POST")).to_be_visible()
+        expect(page.get_by_role("button", name="Send call")).to_have_count(0)
 
 
 def test_the_page_is_guarded_cached_and_can_be_switched_off(place: Place, serve: Serve) -> None:
     server = serve(place, PENSTOCK_OPENAPI="true", PENSTOCK_DOCS="true")
     page = server.client.get("/-/docs")
-    script = server.client.get("/-/docs/swagger-ui-bundle.js")
+    script = server.client.get("/-/docs/page.js")
 
     assert page.headers["Content-Type"] == "text/html; charset=utf-8"
     for answered in (page, script):
@@ -142,17 +160,15 @@ def test_the_page_is_guarded_cached_and_can_be_switched_off(place: Place, serve:
             answered.headers["X-Content-Type-Options"],
             answered.headers["Referrer-Policy"],
         ) == ("nosniff", "no-referrer")
-    again = server.client.get(
-        "/-/docs/swagger-ui-bundle.js", headers={"If-None-Match": script.headers["ETag"]}
-    )
+    again = server.client.get("/-/docs/page.js", headers={"If-None-Match": script.headers["ETag"]})
     assert (again.status_code, again.content) == (304, b"")
     assert script.headers["Content-Encoding"] == "gzip"
     plain = httpx.get(f"{server.url}/-/docs/page.js", headers={"Accept-Encoding": "identity"})
     assert "Content-Encoding" not in plain.headers
-    assert "SwaggerUIBundle" in plain.text
+    assert plain.text == script.text
     assert [
         server.client.get(path).status_code
-        for path in ("/-/docs/README.md", "/-/docs/../docs.py", "/-/docs/index.html")
+        for path in ("/-/docs/views.py", "/-/docs/../description.py", "/-/docs/page.html")
     ] == [404] * 3
     assert server.client.post("/-/docs").status_code == 405
 

@@ -60,7 +60,7 @@ HELD = {
         POST % (b"/v1/shop/", b"Content-Length: 1000\r\nExpect: 100-continue")
     ),
     "half a sign-in": FORM % (b"/-/console/sign-in", b"Content-Length: 500") + b"na",
-    "a page that is not read": GET % b"/-/docs/swagger-ui-bundle.js" * 4,
+    "a page that is not read": GET % b"/-/docs/console.css" * 200,
     "a reply that is not read": GET % b"/v1/shop/large" * 4,
     "many replies that are not read": GET % b"/-/health" * 2000,
     "half of the next request": GET % b"/-/health" + b"GET / HT",
@@ -131,7 +131,7 @@ def test_readers_that_stopped_are_many_more_than_threads_and_cost_none(
     server: tuple[Server, str],
 ) -> None:
     started, _ = server
-    with held(started.port, GET % b"/-/docs/swagger-ui-bundle.js" * 3):
+    with held(started.port, GET % b"/-/docs/console.css" * 200):
         time.sleep(0.5)
         # Its own few: they follow the database, write records, keep time limits.
         assert threads_of(started) <= THREADS + 12

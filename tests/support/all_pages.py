@@ -25,11 +25,11 @@ from support.console import AXE, ROOT, ConsoleClient
 
 RULES = (Path(__file__).parent / "page_rules.js").read_text(encoding="utf-8")
 STANDARDS = (
-    "{resultTypes: ['violations'], runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa',"
-    " 'wcag22aa', 'best-practice'], rules: {'target-size': {enabled: false}}}"
+    "{preload: false, resultTypes: ['violations'], rules: {'target-size': {enabled: false}},"
+    " runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']}"
 )
 ON_A_PHONE = (
-    "{resultTypes: ['violations'],"
+    "{preload: false, resultTypes: ['violations'],"
     " runOnly: {type: 'rule', values: ['color-contrast', 'target-size']}}"
 )
 CLOSE_MENUS = "for (const menu of document.querySelectorAll('details.drop')) menu.open = false"
@@ -156,12 +156,17 @@ class Crawl:
         for pages in self.pages.values():
             yield from ((address, html) for address, html in pages.items() if html)
 
-    def different_pages(self) -> Iterator[tuple[str, str]]:
-        """Yield view and address of pages that a browser has to show: questions look alike."""
+    def shown_pages(self) -> Iterator[tuple[str, str, bool]]:
+        """Yield view and address of every page, and whether axe-core has to look at it too.
+
+        It looks at one page of each view, and at one question: questions are alike.
+        """
+        asked = False
         for view, pages in self.pages.items():
-            addresses = [address for address, html in pages.items() if html]
-            shown = addresses[-1:] if view.endswith("_confirm") else addresses
-            yield from ((view, address) for address in shown)
+            for number, address in enumerate(address for address, html in pages.items() if html):
+                question = view.endswith("_confirm")
+                yield view, address, number == 0 and not (question and asked)
+                asked = asked or question
 
     def rules(self, method: str) -> Iterator[Rule]:
         """Yield the rules of a method, without those of files and of unknown paths."""
@@ -209,18 +214,20 @@ def environment_of(address: str) -> str | None:
     return match[1] if match else parse_qs(parts.query).get("env", [None])[0]
 
 
-def visit(page: Page, url: str) -> dict[str, list[str]]:
-    """Open a page at 1280 px, light; then look at it at 390 px, dark. Return what it breaks."""
+def visit(page: Page, url: str, *, thorough: bool = True) -> dict[str, list[str]]:
+    """Open a page at 1280 px, light; then look at it at 390 px, dark. Return what it breaks.
+
+    A `thorough` visit asks axe-core, which takes four times as long.
+    """
     page.set_viewport_size({"width": 1280, "height": 900})
     page.emulate_media(color_scheme="light")
     page.goto(url)
-    page.evaluate(AXE.read_text(encoding="utf-8"))
     broken: dict[str, list[str]] = page.evaluate(RULES)
-    broken["axe"] = violations(page, STANDARDS)
+    broken["axe"] = violations(page, STANDARDS) if thorough else []
     page.evaluate(CLOSE_MENUS)
     page.emulate_media(color_scheme="dark")
     page.set_viewport_size({"width": 390, "height": 900})
-    broken["axe"] += violations(page, ON_A_PHONE)
+    broken["axe"] += violations(page, ON_A_PHONE) if thorough else []
     width = page.evaluate("document.documentElement.scrollWidth")
     if width > 390:
         broken["width"] = [f"{width} px"]
@@ -231,6 +238,8 @@ def visit(page: Page, url: str) -> dict[str, list[str]]:
 
 def violations(page: Page, options: str) -> list[str]:
     """Return the findings of axe-core that hinder users, at most three places of each."""
+    if page.evaluate("typeof axe") == "undefined":
+        page.evaluate(AXE.read_text(encoding="utf-8"))
     result = page.evaluate(f"axe.run({options})")
     return [
         f"{item['id']}: {node['html'][:160]} {node['failureSummary'][:200]}"

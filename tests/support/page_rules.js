@@ -63,7 +63,7 @@
 
   // Each chart has its numbers as a table; each danger its page to confirm.
   for (const chart of all("[data-graph]")) {
-    if (!chart.closest("figure")?.querySelector("table tbody tr")) report("charts", chart.getAttribute("aria-label") ?? chart.outerHTML);
+    if (!chart.closest("figure")?.querySelector("table:not(.u-legend) tbody tr")) report("charts", chart.getAttribute("aria-label") ?? chart.outerHTML);
   }
   const destructive = /^(revoke|delete|remove|disable|cancel|end|drop|wipe|reset|clear|stop|expire|rotate|reject|lock)\b/i;
   for (const button of all("form button").filter((button) => button.type === "submit")) {

@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 
 from penstock.runs.ids import is_run_id
 
+OF_A_SHELL = re.compile(r"; `penstock [^`]*`[^;`]*$")
 BROWSERS = (
     ("Edg/", "Edge"),
     ("Firefox/", "Firefox"),
@@ -67,8 +68,8 @@ def as_sentence(text: str) -> str:
 
 
 def sentence(error: Exception) -> str:
-    """Return the text of an error as a sentence of a page."""
-    return as_sentence(quotes(str(error)))
+    """Return the text of an error as a sentence of a page, without commands of a shell."""
+    return as_sentence(quotes(OF_A_SHELL.sub("", str(error))))
 
 
 def moment(

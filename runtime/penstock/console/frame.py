@@ -51,6 +51,7 @@ def frame() -> dict[str, Any]:
         "environment": environment,
         "switch": _switch(environment),
         "sensitive": SENSITIVE_NAMES,
+        "described": _has_docs(),
         "searchable": "console.search" in current_app.view_functions,
         "range_url": _range_url,
     }
@@ -62,6 +63,11 @@ def _bell(menu: list[tuple[str, list[Item]]]) -> Item | None:
     """Return the entry of alerts where rules fire: the header shows it on every page."""
     items = (item for _, items in menu for item in items)
     return next((item for item in items if item.title == "Alerts" and item.count), None)
+
+
+def _has_docs() -> bool:
+    settings = console_context().settings
+    return settings.pipelines and "false" not in {settings.openapi, settings.docs}
 
 
 def _endpoint() -> str:

@@ -14,7 +14,7 @@ from enum import Enum
 from functools import wraps
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import structlog
 from flask import (
@@ -384,4 +384,12 @@ def _failure(error: Exception) -> Response:
 
 def _problem(status: int, title: str, detail: str) -> Response:
     template = "_problem.html" if "HX-Request" in request.headers else "error.html"
-    return make_response(render(template, title=title, detail=detail), status)
+    return make_response(render(template, title=title, detail=detail, back=_page_before()), status)
+
+
+def _page_before() -> str | None:
+    """Return the path of the page of this application that led here, or None."""
+    parts = urlsplit(request.referrer or "")
+    path = f"{parts.path}?{parts.query}" if parts.query else parts.path
+    own = parts.netloc == request.host and path.startswith(f"{request.script_root}/-/")
+    return path if own and path != request.full_path.rstrip("?") else None

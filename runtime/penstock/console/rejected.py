@@ -10,6 +10,7 @@ from flask import Response, request, url_for
 from penstock.access.users import Role
 from penstock.console.charts import Chart, Line
 from penstock.console.context import ConsoleContext, console_context, current_environment
+from penstock.console.explain import page_of_change
 from penstock.console.forms import FilterForm, LineField
 from penstock.console.labels import outcome_label
 from penstock.console.listing import facet
@@ -31,6 +32,7 @@ from penstock.execution.rejected_queries import (
 )
 from penstock.execution.run_queries import environment_of
 from penstock.runs.ids import is_run_id
+from penstock.runs.series import intervals
 from penstock.runs.statistics import rejections
 
 PER_PAGE = 50
@@ -80,9 +82,9 @@ def _chart(environment: str, span: TimeRange) -> Chart:
     """Return the rejected calls of an environment by reason: all of them, not those kept alone."""
     context = console_context()
     environment_id = context.view(environment).access.environment.id
-    times, by_reason = rejections(
-        context.engine, environment_id, span.start, span.end, span.bucket_s
-    )
+    # Older counts are stored by the hour: shorter intervals would be one spike and many gaps.
+    step = intervals(environment_id, span.start, span.end, span.bucket_s).step
+    times, by_reason = rejections(context.engine, environment_id, span.start, span.end, step)
     ranked = sorted(by_reason, key=lambda reason: -sum(by_reason[reason]))
     lines = [
         Line(outcome_label(reason), str(number), by_reason[reason])
@@ -155,7 +157,16 @@ def rejected_one(call: str) -> Response:
         context.host.catalog, context.host.evaluator, context.engine, context.box, found
     )
     return Response(
-        render("rejected_one.html", env=found.environment, call=found, explained=explained)
+        render(
+            "rejected_one.html",
+            env=found.environment,
+            call=found,
+            explained=explained,
+            changes=[
+                (change, page_of_change(change, found.pipeline, found.consumer))
+                for change in explained.changes
+            ],
+        )
     )
 
 

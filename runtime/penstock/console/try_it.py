@@ -11,15 +11,12 @@ from urllib.parse import quote, urlsplit
 from flask import request
 
 from penstock.console.context import EnvironmentView, console_context
+from penstock.console.examples import SCHEMAS, example_of
 from penstock.endpoints.endpoint import Endpoint
 from penstock.endpoints.route_problems import PARAMETER
 from penstock.gate.compliance import Evaluation
 from penstock.gate.descriptions import curl_line
 from penstock.host.compilation import LoadedPipeline
-
-SCHEMAS = "#/components/schemas/"
-MAX_EXAMPLE_DEPTH = 6
-LEAVES = {"integer": 1, "number": 1.5, "boolean": True, "string": "text"}
 
 Json = Any  # any value of an OpenAPI document
 
@@ -101,31 +98,6 @@ def _schema_text(value: Mapping[str, Json], schemas: Mapping[str, Json]) -> str:
     return json.dumps(whole, indent=2, ensure_ascii=False)
 
 
-def _example(schema: Mapping[str, Json], schemas: Mapping[str, Json], depth: int = 0) -> Json:
-    """Return an example value of a schema, to be filled in."""
-    if depth > MAX_EXAMPLE_DEPTH:
-        return None
-    values = [schema[word] for word in ("default", "const") if word in schema]
-    values += schema.get("enum", ())
-    if values:
-        return values[0]
-    choices = schema.get("anyOf") or schema.get("oneOf") or schema.get("allOf")
-    if choices or "$ref" in schema:
-        referred = choices[0] if choices else schemas.get(schema["$ref"].removeprefix(SCHEMAS), {})
-        return _example(referred, schemas, depth + 1)
-    if schema.get("type") == "object":
-        fields: Mapping[str, Json] = schema.get("properties", {})
-        return {
-            name: _example(fields[name], schemas, depth + 1)
-            for name in schema.get("required", fields)
-            if name in fields
-        }
-    if schema.get("type") == "array":
-        items = schema.get("items")
-        return [_example(items, schemas, depth + 1)] if isinstance(items, Mapping) else []
-    return LEAVES.get(str(schema.get("type")))
-
-
 def trial(
     identifier: str,
     item: LoadedPipeline,
@@ -175,7 +147,7 @@ def _example_body(
 ) -> str:
     if media is None or not media.endswith("json"):
         return ""
-    return json.dumps(_example(schema, schemas) or {}, ensure_ascii=False)
+    return json.dumps(example_of(schema, schemas) or {}, ensure_ascii=False)
 
 
 def _foreign_host(base: str) -> str:

@@ -56,8 +56,21 @@ def curl_line(
     body: str,
 ) -> str:
     """Return a call as a shell command, with shell variables in place of credentials."""
+    return curl_command(method, url, evaluated.requires, schemes, media=media, body=body)
+
+
+def curl_command(
+    method: str,
+    url: str,
+    requires: Iterable[str],
+    schemes: Mapping[str, Scheme],
+    *,
+    media: str | None,
+    body: str,
+) -> str:
+    """Return a call as a shell command, by the names of the credentials that it must present."""
     words = ["curl", *(["-X", method] if method != "GET" else []), shlex.quote(url)]
-    for name in sorted(evaluated.requires):
+    for name in sorted(requires):
         words += _credential(name, schemes.get(name, {}))
     if media:
         words += ["-H", shlex.quote(f"Content-Type: {media}"), "--data-binary", shlex.quote(body)]

@@ -17,13 +17,14 @@ import msgspec
 from flask import Flask, Response, request
 
 from penstock.console import only_signed_in
+from penstock.console.pages import ROOT as CONSOLE
 from penstock.errors import Refusal
 from penstock.host.catalog import Catalog
 from penstock.host.view import CurrentView
 from penstock.http.listeners import is_internal
 from penstock.http.problems import problem_response
 from penstock.settings import Settings
-from penstock.web.docs import make_docs
+from penstock.web.docs.views import make_docs
 from penstock.web.openapi.document import describe
 
 OPEN = "any"  # the policy under which anyone may call
@@ -47,9 +48,8 @@ def add_description(app: Flask, settings: Settings, catalog: Catalog, current: C
     def readers() -> Audience:
         return _audience(settings, current, settings.openapi)
 
-    app.add_url_rule(
-        "/-/openapi.json", "openapi", _only(readers, _openapi_view(settings, catalog, current))
-    )
+    describe_listener = _describer(settings, catalog, current)
+    app.add_url_rule("/-/openapi.json", "openapi", _only(readers, _openapi_view(describe_listener)))
     if settings.docs != "false":
         url = urlsplit(settings.url)
         origin = f"{url.scheme}://{url.netloc}" if settings.url else ""
@@ -59,7 +59,9 @@ def add_description(app: Flask, settings: Settings, catalog: Catalog, current: C
                 lambda view: _only(
                     lambda: min(readers(), _audience(settings, current, settings.docs)), view
                 ),
-                origin,
+                describe_listener,
+                origin=origin,
+                console=CONSOLE if settings.console else "",
             )
         )
 
@@ -92,17 +94,18 @@ def _only(audience: Callable[[], Audience], view: View) -> View:
     return guarded
 
 
-def _openapi_view(settings: Settings, catalog: Catalog, current: CurrentView) -> View:
+def _describer(
+    settings: Settings, catalog: Catalog, current: CurrentView
+) -> Callable[[], bytes | None]:
+    """Return a function that describes what the listener of the current request serves now.
+
+    It returns None while the view of access is stale.
+    """
     documents: dict[bool, tuple[object, bytes]] = {}
 
-    def view() -> Response:
-        """Describe what this environment serves now on this listener."""
+    def described() -> bytes | None:
         if current.access is None or not current.fresh():
-            return problem_response(
-                Refusal(
-                    503, "pipeline-unavailable", "This document is not available at the moment."
-                )
-            )
+            return None
         internal = is_internal(request.environ, settings.internal_bind)
         evaluated = current.evaluated.internal if internal else current.evaluated.external
         cached = documents.get(internal)
@@ -112,8 +115,23 @@ def _openapi_view(settings: Settings, catalog: Catalog, current: CurrentView) ->
                 evaluated,
                 msgspec.json.encode(describe(catalog, settings.environment, evaluated, url)),
             )
+        return cached[1]
+
+    return described
+
+
+def _openapi_view(described: Callable[[], bytes | None]) -> View:
+    def view() -> Response:
+        """Describe what this environment serves now on this listener."""
+        document = described()
+        if document is None:
+            return problem_response(
+                Refusal(
+                    503, "pipeline-unavailable", "This document is not available at the moment."
+                )
+            )
         return Response(
-            cached[1], content_type="application/json", headers={"Cache-Control": "no-cache"}
+            document, content_type="application/json", headers={"Cache-Control": "no-cache"}
         )
 
     return view

@@ -100,6 +100,9 @@
   });
 
   times(document);
-  document.querySelector("[aria-invalid=true]")?.focus(); // the first field with a fault
+  // The first field with a fault; a fault without a field, or the message of an error page.
+  const failed = performance.getEntriesByType("navigation")[0]?.responseStatus >= 400;
+  const fault = document.querySelector("[aria-invalid=true]") ?? (failed && document.querySelector("main [role=alert]"));
+  if (fault) { if (!fault.matches("input, select, textarea")) fault.tabIndex = -1; fault.focus(); }
   setInterval(() => { if (!document.hidden && !document.activeElement?.matches("time")) times(document); }, 30000);
 })();
