@@ -19,16 +19,12 @@ pytestmark = pytest.mark.timeout(900)  # one fixture shows more than a hundred p
 NO_LINKS = frozenset(
     f"console.{view}"
     for view in (
-        "consumers_key_shown", "environment_home", "help_root", "home", "oidc_back", "oidc_start",
+        "consumers_pipelines", "environment_home", "help_root", "home", "oidc_back", "oidc_start",
         "policies_callers", "runs_anywhere", "series", "sign_in",
     )
 )  # fmt: skip
 # Pages that do not follow a rule yet.
-EXCEPTIONS = {
-    ("columns", "console.consumers_one"),
-    ("dangers", "console.consumers_one"),
-    ("width", "console.consumers_pipelines"),
-}
+EXCEPTIONS: frozenset[tuple[str, str]] = frozenset()
 PAGES_BESIDE = ("/-/docs", f"{ROOT}/nothing-here", f"{ROOT}/consumers/unknown-one")
 
 

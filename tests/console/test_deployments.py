@@ -60,6 +60,7 @@ def test_deployments_of_all_environments_are_listed_with_what_changed(console: C
     of_test = words_of(client.text("/deployments", env="test"))
     found = words_of(client.text("/deployments", find="erp-sync", env="prod"))
 
+    assert "Served at start Blocked at start" in text
     assert "+payments 2.3.1+" in text
     assert f"{MINUS}payments 2.3.0+" in text
     assert "✕ v1/erp-sync blocked" in text
@@ -72,7 +73,8 @@ def test_a_deployment_shows_its_plugins_its_pipelines_and_the_reasons(
 ) -> None:
     newest = list_deployments(console.place.engine, ["prod"], limit=1)[0]
 
-    html = console.client("vic").text(f"/deployments/{newest.id}")
+    client = console.client("vic")
+    html = client.text(f"/deployments/{newest.id}")
     text = words_of(html)
 
     assert EVIL not in html
@@ -82,6 +84,8 @@ def test_a_deployment_shows_its_plugins_its_pipelines_and_the_reasons(
     assert "can't be imported: ValueError" in text
     assert "v1/erp-sync external 1.0.0 erp blocked" in text
     assert "ledger" in text
+    assert 'href="/-/console/pipelines/v1/erp-sync"' in html
+    assert client.get("/pipelines/v1/erp-sync").status_code == 200
 
 
 def test_processes_are_listed_with_what_they_serve(console: ConsoleApp) -> None:

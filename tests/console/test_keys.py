@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -78,3 +79,13 @@ def test_a_user_of_one_environment_sees_its_keys_alone(console: ConsoleApp) -> N
 
     assert ("first-note" in text, "second-note" in text) == (True, False)
     assert client.get("/keys", env="prod").status_code == 404
+
+
+def test_the_menu_counts_the_keys_of_its_environment_that_expire_soon(console: ConsoleApp) -> None:
+    client = console.client("vic")
+
+    of_prod, of_test = client.text("/keys", env="prod"), client.text("/keys", env="test")
+
+    assert "1 keys expire within 14 days" in of_prod
+    assert "keys expire within 14 days" not in of_test.partition("<main")[0]
+    assert re.search(r'<a href="/-/console/consumers/acme/keys/key_[0-9a-f]+"><code>', of_prod)

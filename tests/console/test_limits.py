@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import re
+import time
 
+import pytest
 from support.access_pages import engine, last, oli, runtime
 from support.console import ConsoleClient, words_of
 
 from penstock import Rate
 from penstock.access import (
     consumers,
+    environments,
     limits,
 )
-from penstock.db.engine import Engine
+from penstock.contracts.call import Caller
+from penstock.db.engine import Engine, writing
+from penstock.db.run_tables import CallCountRow
+from penstock.execution.rate_limits import limit_used
+from penstock.gate.rates import Limiter
 
 __all__ = ["engine", "oli", "runtime"]
 
@@ -127,15 +134,60 @@ class TestLimits:
         names, path = list[str](), "/e/test/limits"
         while path:
             page = oli.get(path).text
-            names += re.findall(r'<th scope="row">(c\d\d)</th>', page)
+            names += re.findall(r'<th scope="row"><a[^>]*>(c\d\d)</a></th>', page)
             match = re.search(r'href="/-/console([^"]+)" rel="next"', page)
             path = match[1].replace("&amp;", "&") if match else ""
 
         assert names == sorted(f"c{index:02}" for index in range(12) for _ in range(5))
         assert set(
             re.findall(
-                r'<th scope="row">(c\d\d)</th>', oli.get("/e/test/limits", consumer="c07").text
+                r'<th scope="row"><a[^>]*>(c\d\d)</a></th>',
+                oli.get("/e/test/limits", consumer="c07").text,
             )
         ) == {"c07"}
         wrong = oli.get("/e/test/limits", consumer="c77")
         assert (wrong.status_code, 'id="e-consumer"' in wrong.text) == (422, True)
+
+
+def test_rates_of_pipelines_are_listed_with_rejected_calls(
+    oli: ConsoleClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test = next(row for row in environments.list_environments(engine) if row.name == "test")
+    count = CallCountRow.table.insert().values(
+        environment_id=test.id,
+        span=60,
+        since=int(time.time()) // 60 * 60,
+        pipeline="v1/orders",
+        outcome="rate-limited",
+        process="p",
+        calls=7,
+        micros=7,
+        buckets=[],
+    )
+    with writing(engine) as connection:
+        connection.execute(count)
+    limits.set_limit(engine, "ann", "acme", "test", Rate("50/hour"))
+    limits.set_limit(engine, "ann", "globex", "test", Rate("60/hour", by="key"))
+    monkeypatch.setattr(Limiter, "shared", True)
+    page = oli.text("/e/test/limits")
+    words = words_of(page)
+
+    assert re.search(r"v1/orders 2/minute consumer \W 7", words)
+    assert "v1/orders 900/hour pipeline 0 7" in words
+    assert "acme all pipelines 50/hour consumer 0" in words
+    assert re.search(r"globex all pipelines 60/hour key \W", words)
+    assert page.count('aria-label="Edit limit 50/hour by consumer of acme') == 1
+
+
+def test_calls_counted_now_are_those_of_the_limit(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limiter, rate = Limiter("memory://"), Rate("5/hour")
+    caller = Caller(consumer="acme", consumer_id=1)
+    limiter.count([("test of acme/*", rate)], caller, "192.0.2.1")
+    limits.set_limit(engine, "ann", "acme", "test", rate)
+    (row,) = limits.list_limits(engine)
+    apart = limit_used(limiter, row)
+    monkeypatch.setattr(Limiter, "shared", True)
+
+    assert (apart, limit_used(limiter, row)) == (None, 1)

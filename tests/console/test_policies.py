@@ -10,6 +10,7 @@ from support.console import EVIL, ConsoleApp, ConsoleClient
 from support.place import Place
 
 from penstock.access import policies
+from penstock.access.environments import create_environment
 from penstock.contracts.access import EnvironmentFacts
 from penstock.db import runs
 from penstock.db.engine import reading
@@ -118,6 +119,15 @@ def test_a_card_explains_each_policy_and_counts_compliant_pipelines(
     assert "Each call carries an API key and a token of the same consumer." in test
     assert "One that requires nothing is open to anyone." in test
     assert "Preview change" in text
+
+
+def test_the_card_of_prod_comes_first(console_app: Make) -> None:
+    console = console_app(plugin=PLUGIN)
+    create_environment(console.place.engine, "ann", "beta", console.place.box)
+
+    text = console.client("vic").text("/policies")
+
+    assert re.findall(r'aria-labelledby="env-([^"]+)"', text) == ["prod", "beta", "test"]
 
 
 def test_the_preview_names_pipelines_that_stop_and_their_recent_callers(

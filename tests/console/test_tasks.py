@@ -232,6 +232,7 @@ def test_create_a_consumer(shop: Shop) -> None:
 def test_create_a_key(shop: Shop) -> None:
     shop.consumer("hooli")
     steps = shop.steps("/consumers/hooli")
+    steps.link("New key")
     steps.choose(steps.page.get_by_label("Environment", exact=True), "test")
     steps.button("Create key")
     expect(steps.page.get_by_text("You won't see it again.")).to_be_visible()
@@ -305,8 +306,9 @@ def test_rotate_a_key(shop: Shop) -> None:
     shop.consumer("tyrell")
     key = api_keys.create_key(shop.place.engine, "ann", "tyrell", "test")
     steps = shop.steps("/consumers/tyrell")
+    steps.link("Keys and credentials")
+    steps.link(re.compile("^Rotate key"))
     steps.button(re.compile("^Rotate key"))
-    steps.confirm("Rotate key")
     expect(steps.page.get_by_text("You won't see it again.")).to_be_visible()
     steps.done("rotate a key")
 

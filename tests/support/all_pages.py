@@ -43,6 +43,7 @@ FIRST = (
     f"{ROOT}/",
     f"{ROOT}/overview/attention",  # linked where there is much
     f"{ROOT}/?env=test&from=now-7d",
+    *(f"{ROOT}/consumers/acme?tab={tab}" for tab in ("access", "keys", "limits", "runs", "audit")),
     f"{ROOT}/search?q=acm",
     f"{ROOT}/search?q=nothing-like-it",
     "/-/help?q=policy",

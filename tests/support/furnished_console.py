@@ -20,6 +20,7 @@ from penstock.access import (
     api_keys,
     callbacks,
     consumers,
+    credentials,
     environments,
     issuers,
     limits,
@@ -116,6 +117,12 @@ def furnish(place: Place) -> Credentials:
     api_keys.create_key(engine, "ann", "acme", "test", note=EVIL, expires=timedelta(days=3))
     api_keys.create_key(engine, "ann", "acme", LONGEST_ENVIRONMENT, note="n" * 200)
     api_keys.revoke_key(engine, "ann", place.key("acme").id)
+    old = api_keys.create_key(engine, "ann", "acme", "test", note="rotated")
+    api_keys.rotate_key(engine, "ann", old.id, timedelta(days=7))
+    credentials.add_credential(
+        engine, "ann", "acme", "test", kind="basic", name="till", secret="x", box=place.box,
+        enrol=lambda name, _: (name, b"digest"), note=EVIL,
+    )  # fmt: skip
     policies.set_policy(engine, EVIL, "test", "jwt-api-key", served={}, stopping=[], reason=EVIL)
     place.policy("any", "prod")
     users.create_user(engine, "tester", LONGEST_USER, Role.VIEWER, None)

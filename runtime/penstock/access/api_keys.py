@@ -33,7 +33,8 @@ class NewKey:
 class ListedKey:
     """A key as operators see it.
 
-    `state` is usable, disabled, consumer disabled, expired or revoked.
+    `state` is usable, disabled, consumer disabled, expired or revoked. `successor` shows the end
+    of the key that replaced it, and `successor_id` is its id.
     """
 
     id: str
@@ -45,6 +46,22 @@ class ListedKey:
     last_used_at: datetime | None
     shown_as: str
     state: str
+    successor: str | None = None
+    successor_id: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is revoked or has expired, so that it can't be used again."""
+        return self.state in {"revoked", "expired"}
+
+
+def shown_key(environment: str, end: str) -> str:
+    """Return a key as pages show it: its environment and its last characters."""
+    return f"pk_{environment}_…{end}"
+
+
+def _moment(when: timedelta | datetime | None, now: datetime) -> datetime | None:
+    return now + when if isinstance(when, timedelta) else when
 
 
 def create_key(
@@ -53,10 +70,13 @@ def create_key(
     consumer: str,
     environment: str,
     *,
-    expires: timedelta | None = None,
+    expires: timedelta | datetime | None = None,
     note: str = "",
 ) -> NewKey:
-    """Create an API key, of which only the digest is stored. Raises UnknownName and UsageError."""
+    """Create an API key, of which only the digest is stored.
+
+    `expires` is a time from now or a moment; None: never. Raises UsageError and UnknownName.
+    """
     check_text("note", note)
     with audit.change(
         engine, actor, audit.Action.KEY_CREATED, consumer, environment=environment
@@ -77,7 +97,7 @@ def _add_key(
     consumer: str,
     environment: str,
     *,
-    expires: timedelta | None,
+    expires: timedelta | datetime | None,
     note: str,
 ) -> NewKey:
     now = datetime.now(UTC)
@@ -86,7 +106,7 @@ def _add_key(
         make_api_key(environment),
         consumer,
         environment,
-        now + expires if expires else None,
+        _moment(expires, now),
     )
     rows.add(
         ApiKeyRow,
@@ -105,42 +125,63 @@ def _add_key(
 
 
 def rotate_key(
-    engine: Engine, actor: str, key_id: str, grace: timedelta
+    engine: Engine, actor: str, key_id: str, until: timedelta | datetime
 ) -> tuple[NewKey, datetime]:
     """Create a key's successor; return it, and when the old key expires.
 
-    That is after the grace period, or when the old key would expire anyway. Raises UnknownName, and
-    PenstockError where the old key has ended.
+    `until` is a time from now or a moment; the old key never gets a longer life. Raises
+    UnknownName, and PenstockError where the old key has ended or was replaced already.
     """
     now = datetime.now(UTC)
     action, where = audit.Action.KEY_ROTATED, _environment_of(engine, key_id)
     with audit.change(engine, actor, action, key_id, environment=where) as (rows, detail):
-        old = _row(rows, key_id)
+        old = require_key(rows, key_id)
         detail["consumer"] = _consumer_of(rows, old)
-        if old.revoked_at or (old.expires_at and old.expires_at <= now):
-            raise PenstockError(
-                f"key {key_id} has ended; create a new one with `penstock key create`"
-            )
+        _require_rotatable(rows, old, now)
         environment = rows.names_by_id(EnvironmentRow)[old.environment_id]
+        consumer = rows.names_by_id(ConsumerRow)[old.consumer_id]
         key = _add_key(
             rows,
             ConsumerPlace(old.environment_id, old.consumer_id),
-            rows.names_by_id(ConsumerRow)[old.consumer_id],
+            consumer,
             environment,
             expires=old.expires_at - old.created_at if old.expires_at else None,
             note=old.note,
         )
-        ends = min(now + grace, old.expires_at or now + grace)
-        rows.set(ApiKeyRow, {ApiKeyRow.id: key_id}, {ApiKeyRow.expires_at: ends})
+        latest = _moment(until, now) or now
+        ends = min(latest, old.expires_at or latest)
+        rows.set(
+            ApiKeyRow,
+            {ApiKeyRow.id: key_id},
+            {ApiKeyRow.expires_at: ends, ApiKeyRow.replaced_by: key.id},
+        )
         detail.update(successor=key.id, environment=environment, ends=ends.isoformat())
         return key, ends
+
+
+def _require_rotatable(rows: RowReader, key: ApiKeyRow, now: datetime) -> None:
+    """Raise PenstockError where a key has ended, or has a successor that is in use."""
+    if has_ended(key, now):
+        raise PenstockError(f"key {key.id} has ended; create a new one with `penstock key create`")
+    if key.replaced_by is None:
+        return
+    successor = rows.find(ApiKeyRow, {ApiKeyRow.id: key.replaced_by})
+    if successor is not None and not has_ended(successor, now):
+        raise PenstockError(
+            f"key {key.id} was replaced by {successor.id} already; rotate that one instead"
+        )
+
+
+def has_ended(key: ApiKeyRow, now: datetime) -> bool:
+    """Return whether a key is revoked or has expired."""
+    return bool(key.revoked_at or (key.expires_at and key.expires_at <= now))
 
 
 def revoke_key(engine: Engine, actor: str, key_id: str) -> None:
     """Revoke a key; a revoked one stays as it is. Raises UnknownName."""
     action, where = audit.Action.KEY_REVOKED, _environment_of(engine, key_id)
     with audit.change(engine, actor, action, key_id, environment=where) as (rows, detail):
-        row = _row(rows, key_id)
+        row = require_key(rows, key_id)
         detail["consumer"] = _consumer_of(rows, row)
         if not row.revoked_at:
             rows.set(ApiKeyRow, {ApiKeyRow.id: key_id}, {ApiKeyRow.revoked_at: datetime.now(UTC)})
@@ -151,7 +192,7 @@ def set_key_enabled(engine: Engine, actor: str, key_id: str, *, enabled: bool) -
     action = audit.Action.KEY_ENABLED if enabled else audit.Action.KEY_DISABLED
     where = _environment_of(engine, key_id)
     with audit.change(engine, actor, action, key_id, environment=where) as (rows, detail):
-        row = _row(rows, key_id)
+        row = require_key(rows, key_id)
         detail["consumer"] = _consumer_of(rows, row)
         if row.revoked_at:
             raise PenstockError(
@@ -165,7 +206,7 @@ def _environment_of(engine: Engine, key_id: str) -> str:
     """Return the environment of a key, which never changes. Raises UnknownName."""
     with reading(engine) as connection:
         reader = RowReader(connection)
-        return reader.names_by_id(EnvironmentRow)[_row(reader, key_id).environment_id]
+        return reader.names_by_id(EnvironmentRow)[require_key(reader, key_id).environment_id]
 
 
 def _consumer_of(rows: RowReader, key: ApiKeyRow) -> str | None:
@@ -173,7 +214,8 @@ def _consumer_of(rows: RowReader, key: ApiKeyRow) -> str | None:
     return consumer.name if consumer is not None else None
 
 
-def _row(rows: RowReader, key_id: str) -> ApiKeyRow:
+def require_key(rows: RowReader, key_id: str) -> ApiKeyRow:
+    """Return a key. Raises UnknownName."""
     row = rows.find(ApiKeyRow, {ApiKeyRow.id: key_id})
     if row is None:
         raise UnknownName(
@@ -240,6 +282,21 @@ def list_keys(
     return [listed_key(row) for row in rows]
 
 
+def count_keys(engine: Engine, query: KeyQuery) -> int:
+    """Return the number of keys. Raises UnknownName."""
+    with reading(engine) as connection:
+        return stored.count_keys(
+            connection, query.of_rows(RowReader(connection), datetime.now(UTC))
+        )
+
+
+def find_key(engine: Engine, key_id: str) -> ListedKey | None:
+    """Return a key by its id, or None."""
+    with reading(engine) as connection:
+        row = stored.get(connection, key_id)
+    return None if row is None else listed_key(row)
+
+
 def listed_key(row: stored.NamedKeyRow) -> ListedKey:
     """Return a key as operators see it."""
     if row.revoked_at:
@@ -258,6 +315,8 @@ def listed_key(row: stored.NamedKeyRow) -> ListedKey:
         created_at=row.created_at,
         expires_at=row.expires_at,
         last_used_at=row.last_used_at,
-        shown_as=f"pk_{row.environment}_…{row.last_four}",
+        shown_as=shown_key(row.environment, row.last_four),
         state=state,
+        successor=shown_key(row.environment, row.successor_end) if row.successor_end else None,
+        successor_id=row.replaced_by,
     )

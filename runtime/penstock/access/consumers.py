@@ -18,6 +18,7 @@ from penstock.access.lookup import (
     environment_row,
 )
 from penstock.access.pipelines import Offered, among, in_order, meant_by, stored_in
+from penstock.access.seen import require_seen
 from penstock.access.texts import check_text
 from penstock.audit.approvals import ApprovalRequired, Kind, gate, is_applying
 from penstock.db import consumers as stored
@@ -96,6 +97,23 @@ def create_consumer(engine: Engine, actor: str, name: str, description: str = ""
             },
         )
         detail["description"] = description
+
+
+def describe_consumer(
+    engine: Engine, actor: str, name: str, description: str, *, seen: str | None = None
+) -> None:
+    """Replace the description of a consumer.
+
+    `seen` is the `state_token` of the description that its author saw; None: none was seen. Raises
+    UsageError, UnknownName, and Outdated where another user replaced it meanwhile.
+    """
+    check_text("description", description)
+    with audit.change(engine, actor, audit.Action.CONSUMER_DESCRIBED, name) as (rows, detail):
+        row = consumer_row(rows, name)
+        saved = [("Description", row.description or "none")]
+        require_seen(seen, row.description, f"the description of {name}", saved)
+        rows.set(ConsumerRow, {ConsumerRow.id: row.id}, {ConsumerRow.description: description})
+        detail.update(before=row.description, description=description)
 
 
 def set_consumer_enabled(engine: Engine, actor: str, name: str, *, enabled: bool) -> None:

@@ -35,6 +35,7 @@ class Action(StrEnum):
     LOGIN_FLOW_DESIGNATED = "login-flow:designated"
     LOGIN_FLOW_WITHDRAWN = "login-flow:withdrawn"
     CONSUMER_CREATED = "consumer:created"
+    CONSUMER_DESCRIBED = "consumer:described"
     CONSUMER_ENABLED = "consumer:enabled"
     CONSUMER_DISABLED = "consumer:disabled"
     CONSUMER_ASSOCIATED = "consumer:associated"
@@ -44,6 +45,7 @@ class Action(StrEnum):
     KEY_REVOKED = "key:revoked"
     KEY_ENABLED = "key:enabled"
     KEY_DISABLED = "key:disabled"
+    KEY_EXPIRY_SET = "key:expiry:set"
     CREDENTIAL_ADDED = "credential:added"
     CREDENTIAL_REVOKED = "credential:revoked"
     SECRET_KEY_ROTATED = "secret-key:rotated"  # noqa: S105  a word, no secret
@@ -202,14 +204,15 @@ def events(  # noqa: PLR0913  one argument a filter
     before: int | None = None,
     environments: Collection[str] | None = None,
     text: str | None = None,
+    subjects: Collection[str] | None = None,
     first: int | None = None,
 ) -> list[Event]:
     """Return events, newest first.
 
     `action` is an action or a kind; the next page is before the last id of a page. `environments`
-    restricts the events to those of some environments. `text` is a part of the actor, action,
-    subject or detail, in any case. With `first`, no event with a lower id is read. Raises
-    UsageError.
+    restricts the events to those of some environments, `subjects` to those of some subjects.
+    `text` is a part of the actor, action, subject or detail, in any case. With `first`, no event
+    with a lower id is read. Raises UsageError.
     """
     if action in kinds():
         action = f"{action}:"
@@ -231,6 +234,7 @@ def events(  # noqa: PLR0913  one argument a filter
             limit=limit,
             environments=environments,
             text=text,
+            subjects=subjects,
             first=first,
         )
     return [_event(row) for row in rows]

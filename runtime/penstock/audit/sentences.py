@@ -154,6 +154,9 @@ SENTENCES: Mapping[str, Sentence] = {
     "login-flow:designated": _of_pipelines("designated", " as login flow"),
     "login-flow:withdrawn": _of_pipelines("withdrew", " as login flow"),
     "consumer:created": _plain("created the consumer"),
+    "consumer:described": lambda facts: (
+        f"changed the description of {facts.subject}{facts.after('description', ' to ')}"
+    ),
     "consumer:enabled": _plain("enabled the consumer"),
     "consumer:disabled": _plain("disabled the consumer"),
     "consumer:associated": _associated,
@@ -169,6 +172,10 @@ SENTENCES: Mapping[str, Sentence] = {
     "key:revoked": _key("revoked"),
     "key:enabled": _key("enabled"),
     "key:disabled": _key("disabled"),
+    "key:expiry:set": lambda facts: (
+        f"changed the expiry of the key {facts.subject}{facts.here}"
+        f"{facts.after('before', ' from ')}{facts.after('expires_at', ' to ')}"
+    ),
     "credential:added": lambda facts: (
         f"added a credential{facts.after('kind', ' of kind ')} to {facts.subject}{facts.here}"
     ),
@@ -272,7 +279,7 @@ def differences(detail: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     before = detail.get("before")
     if isinstance(before, Mapping):
         return [(name, value, detail.get(name)) for name, value in before.items()]
-    for name in ("policy", "role", "value"):
+    for name in ("policy", "role", "value", "description", "expires_at"):
         if "before" in detail and name in detail:
             return [(name, before, detail[name])]
     return []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 
 import click
@@ -11,13 +11,13 @@ from penstock.access import api_keys, consumers
 from penstock.cli.base import (
     DURATION,
     Context,
-    env_option,
     env_required,
     format_option,
     pass_context,
     show,
     show_json,
 )
+from penstock.cli.key_changes import BULK, key_filters
 from penstock.cli.listings import Listing, listing_options, show_page
 
 
@@ -70,6 +70,16 @@ def consumer_show(context: Context, name: str, form: str) -> None:
         ("id", "environment", "shown_as", "state", "expires_at", "last_used_at", "note"),
         empty="no keys",
     )
+
+
+@consumer.command("describe")
+@click.argument("name")
+@click.argument("description")
+@pass_context
+def consumer_describe(context: Context, name: str, description: str) -> None:
+    """Replace the description of a consumer."""
+    consumers.describe_consumer(context.engine, context.actor, name, description)
+    click.echo(f"description of consumer {name} changed")
 
 
 @consumer.command("disable")
@@ -200,64 +210,23 @@ def key_create(
 
 
 @click.command()
-@env_option
-@click.option("--consumer", "consumer_name", metavar="NAME", help="Only keys of this consumer.")
-@click.option("--unused", type=DURATION, help="Only keys without a call for this time: 90d.")
-@click.option("--expiring", type=DURATION, help="Only keys that expire within this time: 14d.")
-@click.option("--never-used", is_flag=True, help="Only keys that were never used.")
-@click.option("--no-expiry", is_flag=True, help="Only keys that never expire.")
-@click.option("--disabled-consumers", is_flag=True, help="Only keys of disabled consumers.")
+@key_filters
 @listing_options
 @pass_context
-def keys(  # noqa: PLR0913, PLR0917  one argument an option
-    context: Context,
-    environment: str | None,
-    consumer_name: str | None,
-    unused: timedelta | None,
-    expiring: timedelta | None,
-    never_used: bool,
-    no_expiry: bool,
-    disabled_consumers: bool,
-    listing: Listing,
-) -> None:
+def keys(context: Context, query: api_keys.KeyQuery, listing: Listing) -> None:
     """List API keys of all consumers, oldest first.
 
     Several filters leave the keys that match all of them. --unused and the filters after it leave
     out keys that are revoked or have expired.
     """
-    query = api_keys.KeyQuery(
-        environment=environment,
-        consumer=consumer_name,
-        search=listing.search,
-        unused=unused,
-        expiring=expiring,
-        never_used=never_used,
-        no_expiry=no_expiry,
-        disabled_consumers=disabled_consumers,
-    )
+    query = replace(query, search=listing.search)
     rows = api_keys.list_keys(context.engine, query, after=listing.cursor, limit=listing.fetched)
     show_page(rows, listing, KEY_COLUMNS, lambda row: row.id)
 
 
 key.add_command(keys, "list")
-
-
-@key.command("revoke")
-@click.argument("key_id", metavar="ID")
-@pass_context
-def key_revoke(context: Context, key_id: str) -> None:
-    """Revoke a key for good."""
-    api_keys.revoke_key(context.engine, context.actor, key_id)
-    click.echo(f"key {key_id} revoked")
-
-
-@key.command("disable")
-@click.argument("key_id", metavar="ID")
-@pass_context
-def key_disable(context: Context, key_id: str) -> None:
-    """Disable a key."""
-    api_keys.set_key_enabled(context.engine, context.actor, key_id, enabled=False)
-    click.echo(f"key {key_id} disabled")
+for command in BULK:
+    key.add_command(command)
 
 
 @key.command("enable")

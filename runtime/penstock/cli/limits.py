@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import time
+from datetime import timedelta
+
 import click
 
 from penstock.access import limits
 from penstock.cli.base import (
+    DURATION,
     Context,
     env_option,
     env_required,
     pass_context,
 )
-from penstock.cli.listings import Listing, listing_options, show_page
+from penstock.cli.listings import Listing, listing_options, show_page, show_rows
 from penstock.contracts.rates import Rate
+from penstock.execution.rate_limits import pipeline_rates
+from penstock.gate.rates import Limiter
 
 
 @click.group()
@@ -123,6 +129,33 @@ def limit_list(
     )
     columns, empty = ("environment", "consumer", "pipeline", "rate", "by"), "no limits"
     show_page(rows, listing, columns, lambda row: row.id, empty=empty)
+
+
+@limit.command("rates")
+@env_option
+@click.option(
+    "--since", type=DURATION, default="24h", show_default=True, help="Time of the rejected calls."
+)
+@listing_options
+@pass_context
+def limit_rates(
+    context: Context, environment: str | None, since: timedelta, listing: Listing
+) -> None:
+    """List the rates that pipelines bring, the calls counted now, and the calls rejected.
+
+    Calls counted now are known where all processes count in one store.
+    """
+    settings, now = context.settings, time.time()
+    rows = pipeline_rates(
+        context.engine,
+        context.host.catalog,
+        Limiter(settings.rate_limit_url),
+        context.environment(environment),
+        now - since.total_seconds(),
+        now,
+    )
+    columns = ("pipeline", "rate", "by", "used", "rejected")
+    show_rows(rows, listing, columns, lambda row: f"{row.pipeline}:{row.rate}:{row.by}")
 
 
 @click.group()

@@ -41,6 +41,7 @@ EXPLAINED_BY: Mapping[str, str] = {
     "consumer": "how-to/manage-access#give-a-consumer-access",
     "policies": "how-to/manage-access#set-an-environments-policy",
     "usage": "how-to/find-out-what-happened",
+    "explain": "how-to/find-out-what-happened#why-was-this-call-rejected",
     "rejected": "how-to/find-out-what-happened#why-was-this-call-rejected",
     "runs": "how-to/inspect-runs",
     "schedules": "how-to/schedule-a-pipeline#pause-a-schedule-or-run-it-now",

@@ -8,15 +8,17 @@ from typing import Any
 
 from flask import Response, request, url_for
 
-from penstock.access.api_keys import KeyQuery, ListedKey, list_keys
+from penstock.access.api_keys import KeyQuery, ListedKey, count_keys, list_keys
 from penstock.access.users import Role
 from penstock.console.context import (
+    ConsoleContext,
     console_context,
     environment_filter,
     environment_names,
     own_environment,
 )
 from penstock.console.forms import ChoiceField, FilterForm, LineField
+from penstock.console.menu import Count, menu_count
 from penstock.console.pages import Scope, page, user
 from penstock.console.responses import show_form
 
@@ -29,6 +31,13 @@ SHOWN: dict[str, tuple[str, KeyQuery]] = {
     "no-expiry": ("never expire", KeyQuery(no_expiry=True)),
     "disabled-consumers": ("of disabled consumers", KeyQuery(disabled_consumers=True)),
 }
+
+
+@menu_count("keys")
+def _expiring(context: ConsoleContext, environment: str) -> Count:
+    """Return how many keys of an environment are about to expire."""
+    query = replace(SHOWN["expiring"][1], environment=environment)
+    return Count(count_keys(context.engine, query), "warn", "keys expire within 14 days")
 
 
 class KeyFilterForm(FilterForm):

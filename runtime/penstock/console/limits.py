@@ -23,8 +23,10 @@ from penstock.console.forms import (
 )
 from penstock.console.pages import Scope, page, user
 from penstock.console.responses import done, show_form
+from penstock.console.time_range import time_range
 from penstock.contracts.rates import Rate
 from penstock.db.consumer_settings import NamedAddressRuleRow, NamedLimitRow
+from penstock.execution.rate_limits import limit_used, pipeline_rates
 
 PER_PAGE = 50
 MAX_ROW_ID_DIGITS = 18  # of a 64-bit row ID
@@ -106,9 +108,16 @@ def _show(form: ConsumerFilter) -> Response:
             after=row_after("networks_after"),
             limit=PER_PAGE + 1,
         )
+    span = time_range("24h")
+    limiter = context.by_address
     return show_form(
         "limits.html",
         form,
+        span=span,
+        rates=pipeline_rates(
+            context.engine, context.host.catalog, limiter, environment, span.start, span.end
+        ),
+        used={row.id: limit_used(limiter, row) for row in limits[:PER_PAGE]},
         env=environment,
         environments=context.environment_names(),
         query=form.query(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from flask import Response, request, url_for
@@ -15,6 +16,7 @@ from penstock.console.context import EnvironmentView, console_context, current_e
 from penstock.console.forms import ConsoleForm, LineField, TextField
 from penstock.console.pages import Scope, page, user
 from penstock.console.responses import done, redirect_to, render, show_form
+from penstock.db.tables import EnvironmentRow
 from penstock.gate.compliance import State
 from penstock.gate.descriptions import describe_gate
 from penstock.gate.exposure import exposures
@@ -53,9 +55,14 @@ def policies() -> str:
     context.callers.get_ready(context.engine, [row.id for row in rows], time.time())
     return render(
         "policies.html",
-        cards=[_card(context.view(row.name)) for row in rows],
+        cards=[_card(context.view(row.name)) for row in _in_order(rows)],
         meanings=context.host.evaluator.meanings,
     )
+
+
+def _in_order(rows: Sequence[EnvironmentRow]) -> list[EnvironmentRow]:
+    """Return environments with prod first, the others by name."""
+    return sorted(rows, key=lambda row: (row.name != "prod", row.name))
 
 
 def _card(view: EnvironmentView) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from flask import Response, request, url_for
 from penstock.access.users import Role
 from penstock.console.charts import Chart, Line
 from penstock.console.context import ConsoleContext, console_context, current_environment
+from penstock.console.explain import page_of_change
 from penstock.console.forms import FilterForm, LineField
 from penstock.console.labels import outcome_label
 from penstock.console.listing import facet
@@ -156,7 +157,16 @@ def rejected_one(call: str) -> Response:
         context.host.catalog, context.host.evaluator, context.engine, context.box, found
     )
     return Response(
-        render("rejected_one.html", env=found.environment, call=found, explained=explained)
+        render(
+            "rejected_one.html",
+            env=found.environment,
+            call=found,
+            explained=explained,
+            changes=[
+                (change, page_of_change(change, found.pipeline, found.consumer))
+                for change in explained.changes
+            ],
+        )
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -13,13 +14,16 @@ from penstock.db.paging import containing, rows_after
 from penstock.db.rows import Col, joined
 from penstock.db.tables import ApiKeyRow, ConsumerRow, EnvironmentRow
 
+_SUCCESSOR = ApiKeyRow.table.alias("successor")
+
 
 class NamedKeyRow(ApiKeyRow):
-    """An API key with the names of its consumer and its environment."""
+    """An API key with the names of its consumer and environment, and the end of its successor."""
 
     consumer: Col[str] = joined(ConsumerRow.name)
     consumer_enabled: Col[bool] = joined(ConsumerRow.enabled)
     environment: Col[str] = joined(EnvironmentRow.name)
+    successor_end: Col[str | None] = joined(_SUCCESSOR.c.last_four)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,7 @@ def _live(now: datetime) -> sa.ColumnElement[bool]:
 _SOURCE = ApiKeyRow.table.join(ConsumerRow.table, ConsumerRow.id == ApiKeyRow.consumer_id).join(
     EnvironmentRow.table, EnvironmentRow.id == ApiKeyRow.environment_id
 )
+_NAMED = _SOURCE.outerjoin(_SUCCESSOR, _SUCCESSOR.c.id == ApiKeyRow.replaced_by)
 
 
 def list_keys(
@@ -105,15 +110,25 @@ def list_keys(
 ) -> list[NamedKeyRow]:
     """Return keys, oldest first; a page begins after the key of an id."""
     order = (ApiKeyRow.created_at, ApiKeyRow.id)
-    query = NamedKeyRow.select().select_from(_SOURCE).where(*chosen.conditions()).order_by(*order)
+    query = NamedKeyRow.select().select_from(_NAMED).where(*chosen.conditions()).order_by(*order)
     if after is not None:
         query = query.where(rows_after(connection, ApiKeyRow.table, ApiKeyRow.id, after, order))
     return NamedKeyRow.fetch(connection, query.limit(limit))
 
 
+def of_ids(identifiers: Collection[str]) -> sa.Select[Any]:
+    """Return the query of keys by their ids, oldest first."""
+    return (
+        NamedKeyRow.select()
+        .select_from(_NAMED)
+        .where(ApiKeyRow.id.in_(identifiers))
+        .order_by(ApiKeyRow.created_at, ApiKeyRow.id)
+    )
+
+
 def get(connection: sa.Connection, identifier: str) -> NamedKeyRow | None:
     """Return a key by its id, or None."""
-    query = NamedKeyRow.select().select_from(_SOURCE).where(ApiKeyRow.id == identifier)
+    query = NamedKeyRow.select().select_from(_NAMED).where(ApiKeyRow.id == identifier)
     return NamedKeyRow.fetch_first(connection, query)
 
 

@@ -25,6 +25,7 @@ def page(  # noqa: PLR0913  one argument a filter
     limit: int,
     environments: Collection[str] | None = None,
     text: str | None = None,
+    subjects: Collection[str] | None = None,
     first: int | None = None,
 ) -> list[AuditEventRow]:
     """Return events, newest first.
@@ -58,6 +59,8 @@ def page(  # noqa: PLR0913  one argument a filter
         query = query.where(sa.or_(*(part.icontains(text, autoescape=True) for part in parts)))
     if environments is not None:
         query = query.where(AuditEventRow.environment.in_(environments))
+    if subjects is not None:
+        query = query.where(AuditEventRow.subject.in_(subjects))
     if since is not None:
         query = query.where(AuditEventRow.at >= since)
     if before is not None:

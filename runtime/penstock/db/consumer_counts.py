@@ -5,7 +5,7 @@ Days that are over have totals (see `consumer_totals`), which are read in place 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -83,12 +83,23 @@ class UsageFilter:
     since: int | None = None
     until: int | None = None
     search: str = ""
+    environments: Collection[int] | None = None
+
+    def environment_ids(self, connection: sa.Connection) -> list[int]:
+        """Return the ids of the environments whose calls are added up."""
+        if self.environment_id is not None:
+            return [self.environment_id]
+        if self.environments is not None:
+            return list(self.environments)
+        return list(connection.scalars(sa.select(EnvironmentRow.id)))
 
     def conditions(self, row: Counts = ROW) -> list[sa.ColumnElement[bool]]:
         """Return the conditions of a query of counts, or of totals."""
         conditions: list[sa.ColumnElement[bool]] = []
         if self.environment_id is not None:
             conditions.append(row.environment_id == self.environment_id)
+        if self.environments is not None:
+            conditions.append(row.environment_id.in_(self.environments))
         if self.consumer_id is not None:
             conditions.append(row.consumer_id == self.consumer_id)
         if self.key_id is not None:
@@ -142,14 +153,13 @@ def totalled_until(connection: sa.Connection, environment_id: int) -> int:
     return 0 if last is None else last + DAY
 
 
-def _counted(connection: sa.Connection, chosen: UsageFilter, step: int = DAY) -> sa.Subquery:
+def counts_of(connection: sa.Connection, chosen: UsageFilter, step: int = DAY) -> sa.Subquery:
     """Return the counts that are chosen; of whole days the totals, if `step` is of days.
 
     `since` is the start of the hour or the day, `last` that of the hour of the last call.
     """
     selects = list[sa.Select[Any]]()
-    ids: Sequence[int] = [chosen.environment_id] if chosen.environment_id is not None else ()
-    for number in ids or connection.scalars(sa.select(EnvironmentRow.id)):
+    for number in chosen.environment_ids(connection):
         first = -(-((chosen.since or 0) // HOUR * HOUR) // DAY) * DAY
         last = totalled_until(connection, number) if step % DAY == 0 else 0
         if chosen.until is not None:
@@ -170,7 +180,7 @@ def _counted(connection: sa.Connection, chosen: UsageFilter, step: int = DAY) ->
                 total.since < last,
             )
         )
-    return sa.union_all(*selects).subquery()
+    return sa.union_all(*selects or [_columns_of(ROW).where(sa.false())]).subquery()
 
 
 def _columns_of(row: Counts) -> sa.Select[Any]:
@@ -189,7 +199,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 
 def usage(connection: sa.Connection, chosen: UsageFilter, by: str, limit: int) -> list[UsageRow]:
     """Return the groups with the most calls; `by` is consumer, key or pipeline."""
-    counted = _counted(connection, chosen).c
+    counted = counts_of(connection, chosen).c
     grouped, calls = [counted[name] for name in GROUPS[by]], sa.func.sum(counted.calls)
 
     def part(name: str) -> sa.ColumnElement[int]:
@@ -238,7 +248,7 @@ def by_interval(
 
     The moment is the start in seconds since the epoch.
     """
-    counted = _counted(connection, chosen, step).c
+    counted = counts_of(connection, chosen, step).c
     query = sa.select(counted.since, counted.outcome_class, sa.func.sum(counted.calls)).group_by(
         counted.since, counted.outcome_class
     )
@@ -257,7 +267,7 @@ def by_consumer(
     Those of all others have None for a consumer. `outcome_class` None is any; `step` as in
     `by_interval`.
     """
-    counted = _counted(connection, chosen, step).c
+    counted = counts_of(connection, chosen, step).c
     of_class = [counted.outcome_class == outcome_class] if outcome_class is not None else []
     calls = sa.func.sum(counted.calls)
     most = (

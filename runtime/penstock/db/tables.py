@@ -75,8 +75,7 @@ class EnvironmentRow(NamedRow, table="environments"):
     policy_version: Col[int] = column(Integer)
     internal_policy: Col[str] = column(String(64), server_default="api-key")
     run_retention: Col[int] = column(Integer, server_default="2592000")  # seconds
-    # The most that a pipeline may record.
-    record_bodies: Col[str] = column(String(8), server_default="all")
+    record_bodies: Col[str] = column(String(8), server_default="all")  # the most of a pipeline
     token_lifetime: Col[int] = column(Integer)
     keys_in_query: Col[bool] = column(Flag)
     algorithm: Col[str] = column(String(16))
@@ -177,6 +176,7 @@ class ApiKeyRow(ConsumerScopedRow, table="api_keys"):
     revoked_at: Col[datetime | None] = column(Moment, nullable=True)
     last_used_at: Col[datetime | None] = column(Moment, nullable=True)
     revision: Col[int] = _revision()
+    replaced_by: Col[str | None] = column(String(32), nullable=True)  # the id of its successor
     indexes = (
         Index("ix_api_keys_created_at", "created_at", "id"),
         Index("ix_api_keys_last_four", "last_four"),
@@ -336,6 +336,7 @@ class AuditEventRow(Row, table="audit_events"):
     detail: Col[Any] = column(JSON)
     indexes = (
         Index("ix_audit_events_at", "at"),
+        Index("ix_audit_events_subject", "subject", "id"),
         Index("ix_audit_events_actor", "actor", "id"),
         Index("ix_audit_events_action", "action", "id"),
     )
@@ -364,8 +365,7 @@ class UserRow(NamedRow, table="users"):
     id: Col[int] = column(Integer, primary_key=True)
     name: Col[str] = column(String(80), unique=True)
     role: Col[str] = column(String(16))
-    # An argon2id hash; NULL: the user signs in with the identity provider only.
-    password: Col[str | None] = column(Text, nullable=True)
+    password: Col[str | None] = column(Text, nullable=True)  # an argon2id hash; NULL: none
     active: Col[bool] = column(Flag)
     created_at: Col[datetime] = column(Moment)
     signed_in_at: Col[datetime | None] = column(Moment, nullable=True)

@@ -37,6 +37,10 @@ class RowReader:
         """Return every row that matches, in order of creation."""
         return kind.fetch(self._connection, _select(kind, match or {}))
 
+    def fetch(self, kind: type[RowType], query: sa.Select[Any]) -> list[RowType]:
+        """Return the rows of a query that the module of their kind built."""
+        return kind.fetch(self._connection, query)
+
     def names_by_id(self, kind: type[NamedRow]) -> dict[int, str]:
         """Return all names in a table, by id."""
         rows = self._connection.execute(sa.select(kind.id, kind.name))

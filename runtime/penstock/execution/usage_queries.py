@@ -19,7 +19,10 @@ NOT_KNOWN = "(not known)"
 
 @dataclass(frozen=True, slots=True)
 class UsageQuery:
-    """Which calls are added up, by names. Moments are in seconds since the epoch, by the hour."""
+    """Which calls are added up, by names. Moments are in seconds since the epoch, by the hour.
+
+    `environments` restricts the calls to those of some environments; None: all.
+    """
 
     environment: str | None = None
     consumer: str | None = None
@@ -28,6 +31,7 @@ class UsageQuery:
     since: float | None = None
     until: float | None = None
     search: str = ""
+    environments: Sequence[str] | None = None
 
     def chosen(self, reader: RowReader) -> UsageFilter:
         """Return the filter of stored counts. Raises UnknownName."""
@@ -39,6 +43,9 @@ class UsageQuery:
             int(self.since) if self.since is not None else None,
             int(self.until) if self.until is not None else None,
             self.search,
+            [environment_row(reader, name).id for name in self.environments]
+            if self.environments is not None
+            else None,
         )
 
 

@@ -191,6 +191,18 @@ class Limiter:
         metrics.count_local_rate_check()
         return self._count(self._alone, rates, caller, address)
 
+    def used(self, place: str, rate: Rate, who: str = "") -> int | None:
+        """Return the calls that are counted now; None where other processes count apart."""
+        if not self.shared or self.away is not None:
+            return None
+        try:
+            item = self._shared.item(rate)
+            stats = self._shared.windows.get_window_stats(item, place, rate.by, who)
+        except StorageError as error:
+            self._lose(error)
+            return None
+        return int(item.amount - stats.remaining)
+
     def _count(
         self,
         counter: RateCounter,

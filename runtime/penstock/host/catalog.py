@@ -72,12 +72,17 @@ class Catalog:
         return frozenset(identifier for identifier, item in self.loaded.items() if item.broken)
 
     @cached_property
+    def versions(self) -> Mapping[str, str]:
+        """The version of each plugin by its name, read once: packages are slow to ask."""
+        return plugin_versions(self.plugins)
+
+    @cached_property
     def code(self) -> str:
         """A digest of the plugins, the pipelines and their versions.
 
         Processes of one digest serve the same, given the same access data.
         """
-        versions = sorted(plugin_versions(self.plugins).items())
+        versions = sorted(self.versions.items())
         failed = sorted({problem.plugin for problem in self.plugins.problems})
         pipelines = sorted(
             (identifier, item.pipeline.version, item.plugin, bool(item.broken))

@@ -16,7 +16,7 @@ from penstock.gate.compliance import SERVED_STATES, State
 from penstock.gate.evaluation import EvaluatedPipelines
 from penstock.gate.exposure import exposures
 from penstock.host.catalog import Catalog
-from penstock.plugins.versions import own_version, plugin_versions
+from penstock.plugins.versions import own_version
 
 MAX_TEXT_LENGTH = 500
 MAX_PROBLEMS = 100
@@ -141,7 +141,7 @@ def encoded(report: ProcessReport, code: str) -> Report:
 
 
 def _plugins(catalog: Catalog, relative: Clean) -> tuple[ReportedPlugin, ...]:
-    plugins, versions = catalog.plugins, plugin_versions(catalog.plugins)
+    plugins, versions = catalog.plugins, catalog.versions
     failed = {problem.plugin for problem in plugins.problems} - set(plugins.loaded)
     return tuple(
         ReportedPlugin(

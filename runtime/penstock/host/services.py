@@ -76,10 +76,10 @@ class Services:
     def close(self) -> None:
         """Write what is left, and close the connections."""
         self.limiter.stop()
-        self.engine.dispose()
         self.recorder.stop()
         if self.run_store is not None:
             self.run_store.close()
+        self.engine.dispose()  # at last: on PostgreSQL the others share it
 
 
 def open_limiter(settings: Settings) -> Limiter:

@@ -43,6 +43,7 @@ class Upkeep:
         self._threads: list[threads.MonitoredThread] = []
         self._signals = Signals()
         self._follower: Follower | None = None
+        self._reserved: Engine | None = None
         self._errors = BackgroundErrors(parts.log_throttle)
         self._log = structlog.get_logger("penstock")
 
@@ -74,7 +75,7 @@ class Upkeep:
             # Not essential: without it the follower polls more often.
             works.append(("penstock-listen", self._listen, False))
             # Connections of their own, which no number of calls can use up.
-            engine = open_engine(settings.database_url, reserved=True)
+            engine = self._reserved = open_engine(settings.database_url, reserved=True)
         self._threads = [
             threads.start(name, partial(work, engine), limit=STUCK_AFTER_S, essential=essential)
             for name, work, essential in works
@@ -85,6 +86,8 @@ class Upkeep:
         self._signals.stop_all()
         for thread in self._threads:
             thread.join(timeout=STOP_TIMEOUT_S)
+        if self._reserved is not None:
+            self._reserved.dispose()
 
     @property
     def following(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 
@@ -12,6 +13,7 @@ SOURCE_DIGITS = 8  # of the digest of a plugin's source
 MAX_VERSION_LENGTH = 64
 
 
+@cache
 def own_version() -> str:
     """Return the version of Penstock; empty where it runs from a folder."""
     try:

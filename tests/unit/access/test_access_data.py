@@ -176,8 +176,36 @@ def test_a_rotated_key_gets_a_successor_and_ends_by_itself(place: Place) -> None
     assert rows[new_key.id].expires_at is None
     assert rows[old.id].expires_at == ends
     assert timedelta(days=6, hours=23) < ends - datetime.now(UTC) <= timedelta(days=7)
-    shorter = api_keys.rotate_key(place.engine, ACTOR, old.id, timedelta(days=30))[1]
-    assert shorter == ends
+    assert rows[old.id].successor == rows[new_key.id].shown_as
+    assert rows[old.id].successor_id == new_key.id
+    with pytest.raises(PenstockError, match=f"replaced by {new_key.id} already"):
+        api_keys.rotate_key(place.engine, ACTOR, old.id, timedelta(days=30))
+    assert len(api_keys.list_keys(place.engine)) == 2
+
+
+def test_a_rotated_key_never_gets_a_longer_life(place: Place) -> None:
+    place.consumer("acme")
+    old = api_keys.create_key(place.engine, ACTOR, "acme", "test", expires=timedelta(days=2))
+
+    new_key, ends = api_keys.rotate_key(
+        place.engine, ACTOR, old.id, datetime.now(UTC) + timedelta(days=30)
+    )
+
+    assert ends == old.expires_at
+    assert new_key.expires_at is not None
+    assert abs(new_key.expires_at - datetime.now(UTC) - timedelta(days=2)) < timedelta(minutes=1)
+
+
+def test_a_key_whose_successor_was_revoked_is_rotated_again(place: Place) -> None:
+    place.consumer("acme")
+    old = place.key("acme")
+    lost, _ = api_keys.rotate_key(place.engine, ACTOR, old.id, timedelta(days=7))
+    api_keys.revoke_key(place.engine, ACTOR, lost.id)
+
+    found, _ = api_keys.rotate_key(place.engine, ACTOR, old.id, timedelta(days=7))
+
+    rows = {row.id: row for row in api_keys.list_keys(place.engine)}
+    assert rows[old.id].successor_id == found.id
 
 
 def test_a_revoked_key_can_be_neither_enabled_nor_rotated(place: Place) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import psycopg
 import pytest
 from structlog.testing import CapturingLogger
 from support.place import Place
@@ -112,3 +114,30 @@ def test_a_rehearsal_leaves_nothing_behind_and_returns_the_digest_of_its_report(
 
     assert host.rehearse() == other.rehearse()
     assert (host.services, host.view.access) == (None, None)
+
+
+def sessions(place: Place) -> int:
+    """Return how many sessions a PostgreSQL database has besides the one that asks."""
+    with psycopg.connect(place.url, autocommit=True) as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def test_a_host_that_stopped_has_no_session_left(
+    new_database: Callable[..., str], tmp_path: Path
+) -> None:
+    place = Place.make(new_database("postgresql", upgraded=True), tmp_path)
+    host = Host(Settings.from_env(place.environ()))
+    host.start(kind="serve")
+    assert sessions(place) > 0
+
+    host.stop()
+
+    try:
+        wait(lambda: sessions(place) == 0)  # the server notices the end of a session a bit later
+    finally:
+        place.engine.dispose()
