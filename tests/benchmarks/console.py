@@ -65,7 +65,7 @@ ARGUMENTS = {
 # Pages that need a query, by their endpoints.
 QUERIES = {
     "policies_preview": "policy=any",
-    "policies_callers": "pipeline=v1/p7",
+    "policies_callers": "policy=jwt-api-key",
 }
 # Pages whose first request in a process is measured.
 FIRST = (

@@ -5,18 +5,20 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
+import pytest
 from support.console import EVIL, ConsoleApp, ConsoleClient
 from support.place import Place
 
 from penstock.access import policies
 from penstock.access.environments import create_environment
 from penstock.contracts.access import EnvironmentFacts
-from penstock.db import runs
+from penstock.db import consumer_counts
+from penstock.db.consumer_counts import HOUR, CountKey
 from penstock.db.engine import reading
 from penstock.db.tables import ConsumerRow
 from penstock.db.unit_of_work import RowReader
-from penstock.runs.ids import first_id
 
 Make = Callable[..., ConsoleApp]
 DAY = 86_400
@@ -37,34 +39,15 @@ def penstock_pipelines():
 """  # noqa: E501  text as it is
 
 
-def called(place: Place, pipeline: str, consumer: str, *, days_ago: float, env: int = 1) -> None:
+def called(
+    place: Place, pipeline: str, consumer: str, *, days_ago: float, env: int = 1, calls: int = 1
+) -> None:
     with reading(place.engine) as connection:
         row = RowReader(connection).find(ConsumerRow, {ConsumerRow.name: consumer})
     assert row is not None
-    run = (
-        f"{first_id(time.time() - days_ago * DAY)[:18]}-8000-"
-        f"{abs(hash((pipeline, consumer, days_ago, env))) % 2**48:012x}"
-    )
-    runs.record(
-        place.engine,
-        [
-            (
-                run,
-                env,
-                pipeline,
-                "1.0.0",
-                "GET /",
-                False,
-                row.id,
-                None,
-                "succeeded",
-                200,
-                900,
-                *[None] * 8,
-            )
-        ],
-        [],
-    )
+    since = int(time.time() - days_ago * DAY) // HOUR * HOUR
+    key = CountKey(since, row.id, "key", pipeline, "succeeded")
+    consumer_counts.add(place.engine, env, {key: calls})
 
 
 def section(text: str, name: str) -> str:
@@ -138,7 +121,7 @@ def test_the_preview_names_pipelines_that_stop_and_their_recent_callers(
     for name in ("acme", "bolt", "core"):
         place.consumer(name)
     place.policy("any")
-    called(place, "v1/keyed", "bolt", days_ago=6.5)
+    called(place, "v1/keyed", "bolt", days_ago=6.5, calls=3)
     called(place, "v1/keyed", "acme", days_ago=0.1)
     called(place, "v1/keyed", "core", days_ago=7.5)
     called(place, "v1/also", "core", days_ago=1, env=2)  # in another environment
@@ -151,7 +134,7 @@ def test_the_preview_names_pipelines_that_stop_and_their_recent_callers(
     assert rows(section(text, "stops")) == {
         "v1/also": "none",
         "v1/free": "none",
-        "v1/keyed": "acme, bolt",
+        "v1/keyed": "75 % bolt 3 calls 25 % acme 1 call",
     }
     assert "set jwt=True on its HttpTrigger" in section(text, "stops")
     assert "No pipeline will start being served" in text
@@ -160,35 +143,76 @@ def test_the_preview_names_pipelines_that_stop_and_their_recent_callers(
     called(place, "v1/also", "bolt", days_ago=0)
     assert (
         rows(section(oli.text("/e/test/policy/change", policy="jwt-api-key"), "stops"))["v1/also"]
-        == "bolt"
+        == "100 % bolt 1 call"
     )
     assert console.client("vic").get("/e/test/policy/change", policy="any").status_code == 200
 
 
-def test_the_preview_loads_further_callers_on_request(
-    console_app: Make,
-) -> None:
+def test_the_preview_shows_ten_callers_and_leads_to_all(console_app: Make) -> None:
     console = console_app(plugin=PLUGIN)
     console.place.policy("any")
-    for number in range(11):
+    for number in range(13):
         console.place.consumer(f"c{number:02}")
-        called(console.place, "v1/keyed", f"c{number:02}", days_ago=number / 2)
-    oli = console.client("oli")
-    text = oli.text("/e/test/policy/change", policy="jwt-api-key")
+        called(console.place, "v1/keyed", f"c{number:02}", days_ago=1, calls=20 - number)
+    vic = console.client("vic")
 
-    assert (
-        rows(section(text, "stops"))["v1/keyed"]
-        == ", ".join(f"c{number:02}" for number in range(8)) + " and 3 more"
-    )
-    more = re.search(r'hx-get="([^"]+)"', section(text, "stops"))
+    text = section(vic.text("/e/test/policy/change", policy="jwt-api-key"), "stops")
+    more = re.search(r'href="([^"]+)">and 3 more', text)
+    export = vic.get("/e/test/policy/callers", policy="jwt-api-key")
+
+    assert re.findall(r"/consumers/(c\d\d)", text) == [f"c{number:02}" for number in range(10)]
     assert more is not None
-    assert (
-        oli.text(more[1].replace("&amp;", "&").removeprefix("/-/console"))
-        == "<span>and c08, c09, c10</span>"
+    usage = vic.text(more[1].replace("&amp;", "&").removeprefix("/-/console"))
+    assert "c12" in usage
+    assert export.headers["Content-Disposition"].startswith("attachment")
+    lines = export.text.splitlines()
+    assert len(lines) == 14
+    assert lines[1].startswith("v1/keyed,c00,20,")
+
+
+@pytest.mark.parametrize("internal", [False, True])
+def test_the_preview_says_what_becomes_of_schedules(console_app: Make, internal: bool) -> None:
+    listener = "internal=True, " if internal else ""
+    plugin = (
+        "from penstock import HttpTrigger, Pipeline, Schedule, hookimpl\n"
+        "nightly = Pipeline('nightly', version='1.0.0', trigger=["
+        f"HttpTrigger({listener}api_key=True), Schedule('0 3 * * *', path='/')])\n"
+        "@nightly.post('/')\n"
+        "def work(call): return {}\n"
+        "@hookimpl\n"
+        "def penstock_pipelines(): return [nightly]\n"
     )
-    assert (
-        console.client("vic").get("/e/test/policy/callers", pipeline="v1/keyed").status_code == 200
+    console = console_app(plugin=plugin)
+    console.place.policy("api-key")
+
+    text = console.client("oli").text("/e/test/policy/change", policy="jwt-api-key")
+
+    expected = (
+        "Its schedule continues: the internal listener serves it."
+        if internal
+        else ("Its schedule stops too.")
     )
+    assert expected in section(text, "stops")
+
+
+def test_a_grace_has_its_end_as_a_date(console_app: Make) -> None:
+    console = console_app(plugin=PLUGIN)
+    console.place.policy("any")
+    oli = console.client("oli")
+    end = datetime.now(UTC) + timedelta(days=7)
+
+    text = oli.text("/e/test/policy/change", policy="jwt-api-key")
+    response = oli.post(
+        "/e/test/policy/change",
+        exposure="external",
+        policy="jwt-api-key",
+        digest=digest(oli, "test", "jwt-api-key"),
+        reason="SEC-118",
+        grace="7 days",
+    )
+
+    assert f"7d on {end:%-d %B}, " in text
+    assert f"What it would stop is served until {end:%-d %B %Y}, " in oli.follow(response)
 
 
 def test_the_preview_names_pipelines_that_start_with_gate_and_warnings(console_app: Make) -> None:

@@ -19,7 +19,6 @@ ONE_SHOT = {
     "plugins/guard.py",
     "threads.py",
     "runs/timeouts.py",
-    "runs/recent_callers.py",
     "server/supervisor.py",  # a reload: the hook for threads logs its exceptions
 }
 

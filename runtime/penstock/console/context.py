@@ -32,7 +32,6 @@ from penstock.host.catalog import Catalog
 from penstock.host.host import Host
 from penstock.host.served import ServedEnvironment, served_in
 from penstock.host.services import open_dbos
-from penstock.runs.recent_callers import Callers
 
 # Describes pipelines of an environment as an OpenAPI document.
 Describe = Callable[[Catalog, str, Mapping[str, Evaluation]], dict[str, Any]]
@@ -86,7 +85,6 @@ class ConsoleContext:
         self.settings = host.settings
         self.idle = IDLE_TIMEOUT
         self.failed_sign_ins = FailedSignIns()
-        self.callers = Callers()
         # By endpoint and environment: when it was counted, and the count beside the menu entry.
         self.menu_counts: dict[tuple[str, str], tuple[float, Any]] = {}
         self._engine: Engine | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flask import Response, request, url_for
@@ -21,10 +22,11 @@ from penstock.gate.compliance import State
 from penstock.gate.descriptions import describe_gate
 from penstock.gate.exposure import exposures
 from penstock.gate.policy_change import PolicyChange
+from penstock.runs.recent_callers import NO_CALLERS, callers_as_csv, recent_callers
 
 PER_PAGE = 25
 MAX_VERSION = 2**31 - 1  # of an INTEGER column
-CALLERS_SHOWN = 8  # consumers of a pipeline; the others are loaded on request
+CALLERS_SHOWN = 10  # consumers of a pipeline; the others are on the page of its usage
 INTERNAL, EXTERNAL = "internal", "external"
 
 
@@ -41,8 +43,7 @@ class PolicyForm(ConsoleForm):
     )
     grace = LineField(
         "Grace",
-        description="How long pipelines that would stop keep their old gate: 12h, 7d or 2w."
-        " Empty: they stop at once.",
+        description="How long pipelines that would stop keep their old gate.",
     )
 
 
@@ -50,12 +51,9 @@ class PolicyForm(ConsoleForm):
 def policies() -> str:
     """Show a card per environment."""
     context = console_context()
-    rows = context.environments()
-    # Who opens this page previews a change next, which names recent callers.
-    context.callers.get_ready(context.engine, [row.id for row in rows], time.time())
     return render(
         "policies.html",
-        cards=[_card(context.view(row.name)) for row in _in_order(rows)],
+        cards=[_card(context.view(row.name)) for row in _in_order(context.environments())],
         meanings=context.host.evaluator.meanings,
     )
 
@@ -145,15 +143,18 @@ def _show_change(change: PolicyChange, form: PolicyForm) -> Response:
     context = console_context()
     environment_id = context.view(change.environment).access.environment.id
     authenticators = context.host.catalog.plugins.authenticators
-    affected = [*change.stops, *change.changed]
+    form.grace.description = _grace_text(datetime.now(UTC))
     return show_form(
         "policy_change.html",
         form,
         change=change,
         exposure=INTERNAL if change.internal else EXTERNAL,
         meanings=context.host.evaluator.meanings,
-        callers_shown=CALLERS_SHOWN,
-        callers=context.callers.of(context.engine, environment_id, affected, time.time()),
+        callers=recent_callers(
+            context.engine, environment_id, _affected(change), time.time(), CALLERS_SHOWN
+        ),
+        no_callers=NO_CALLERS,
+        schedules=_schedules(change),
         gates={
             identifier: describe_gate(evaluation, authenticators)
             for identifier, evaluation in (*change.changed.items(), *change.starts.items())
@@ -161,14 +162,58 @@ def _show_change(change: PolicyChange, form: PolicyForm) -> Response:
     )
 
 
+def _affected(change: PolicyChange) -> list[str]:
+    """Return the pipelines whose callers have to know of a change."""
+    return [*change.stops, *change.changed]
+
+
+def _grace_text(now: datetime) -> str:
+    ends = ", ".join(
+        f"{text} on {now + timedelta(days=days):%-d %B, %H:%M} UTC"
+        for text, days in (("7d", 7), ("2w", 14))
+    )
+    return (
+        "How long pipelines that would stop keep their old gate: 12h, 7d or 2w."
+        f" From now on, it ends after {ends}. Empty: they stop at once."
+    )
+
+
+def _schedules(change: PolicyChange) -> dict[str, str]:
+    """Return what becomes of the schedules of pipelines that stop."""
+    view = console_context().view(change.environment)
+    others = view.evaluated if change.internal else view.evaluated_internal
+    texts = {}
+    for identifier, evaluation in change.stops.items():
+        if evaluation.pipeline.schedules:
+            other = others.get(identifier)
+            served = other is not None and other.served
+            listener = EXTERNAL if change.internal else INTERNAL
+            texts[identifier] = (
+                f"Its schedule continues: the {listener} listener serves it."
+                if served
+                else "Its schedule stops too."
+            )
+    return texts
+
+
 @page("/e/<env>/policy/callers", needs=Role.VIEWER)
-def policies_callers() -> str:
-    """Show the recent callers of a pipeline beyond those in the preview."""
-    name = current_environment()
-    context, pipeline = console_context(), request.args.get("pipeline", "")
-    environment_id = context.view(name).access.environment.id
-    callers = context.callers.of(context.engine, environment_id, [pipeline], time.time())
-    return render("_callers.html", names=callers[pipeline][CALLERS_SHOWN:])
+def policies_callers() -> Response:
+    """Send the callers of the pipelines that another policy would stop or change, as CSV."""
+    if "policy" not in request.args:
+        return redirect_to(url_for("console.policies"))
+    environment = current_environment()
+    exposure = request.args.get("exposure", EXTERNAL)
+    change = _previewed(environment, exposure, request.args["policy"])
+    context = console_context()
+    environment_id = context.view(environment).access.environment.id
+    lines = callers_as_csv(context.engine, environment_id, _affected(change), time.time())
+    name = f"penstock-callers-{environment}-{datetime.now(UTC):%Y%m%d-%H%M%S}.csv"
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return Response(lines, content_type="text/csv; charset=utf-8", headers=headers)
+
+
+def _until(grace: timedelta) -> str:
+    return f"{datetime.now(UTC) + grace:%-d %B %Y, %H:%M} UTC"
 
 
 @page("/e/<env>/policy/change", needs=Role.OPERATOR, method="POST")
@@ -199,8 +244,9 @@ def policies_set() -> Response:
                 reason=form.reason.data.strip(),
                 internal=change.internal,
             )
+            kept = f" What it would stop is served until {_until(grace)}." if grace else ""
             return done(
-                f"The {form.exposure.data} policy of {name} is {change.after} now.",
+                f"The {form.exposure.data} policy of {name} is {change.after} now.{kept}",
                 "policies_history",
                 env=name,
             )

@@ -324,6 +324,61 @@ def of_consumers(
     return {row[0]: ConsumerCalls(*(int(value) for value in row[1:])) for row in rows}
 
 
+class CallerRow(NamedTuple):
+    """A consumer that called a pipeline, with the number of all callers and of all their calls.
+
+    `last` is the start of the hour of its last call, in seconds since the epoch.
+    """
+
+    pipeline: str
+    consumer: str
+    calls: int
+    last: int
+    number: int
+    total: int
+
+
+def callers(connection: sa.Connection, chosen: UsageFilter, most: int | None) -> list[CallerRow]:
+    """Return the known callers of pipelines, those with the most calls first.
+
+    At most `most` for each pipeline, None returns all. Rejected calls do not count.
+    """
+    counts = counts_of(connection, chosen)
+    pairs = (
+        sa.select(
+            counts.c.pipeline,
+            counts.c.consumer_id,
+            sa.func.sum(counts.c.calls).label("calls"),
+            sa.func.max(counts.c.last).label("last"),
+        )
+        .where(counts.c.consumer_id != NOT_KNOWN, counts.c.outcome_class != "rejected")
+        .group_by(counts.c.pipeline, counts.c.consumer_id)
+        .subquery()
+    )
+    together = {"partition_by": pairs.c.pipeline}
+    place = sa.func.row_number().over(
+        **together, order_by=(pairs.c.calls.desc(), pairs.c.consumer_id)
+    )
+    ranked = sa.select(
+        pairs,
+        place.label("place"),
+        sa.func.count().over(**together).label("number"),
+        sa.func.sum(pairs.c.calls).over(**together).label("total"),
+    ).subquery()
+    names = ("calls", "last", "number", "total")
+    query = (
+        sa.select(ranked.c.pipeline, ConsumerRow.name, *(ranked.c[name] for name in names))
+        .join_from(ranked, ConsumerRow.table, ConsumerRow.id == ranked.c.consumer_id)
+        .order_by(ranked.c.pipeline, ranked.c.place)
+    )
+    if most is not None:
+        query = query.where(ranked.c.place <= most)
+    return [
+        CallerRow(row[0], row[1], *(int(value) for value in row[2:]))
+        for row in connection.execute(query)
+    ]
+
+
 def purge(engine: Engine, environment_id: int, before: int) -> None:
     """Delete the counts before a moment."""
     with writing(engine) as connection:

@@ -199,23 +199,6 @@ def _with_text(search: str) -> list[sa.ColumnElement[bool]]:
     return [containing(search, RunRow.pipeline) | RunRow.consumer_id.in_(consumers)]
 
 
-def callers(
-    connection: sa.Connection, environment_id: int, since: str, until: str
-) -> set[tuple[str, int]]:
-    """Return pairs of a pipeline and a consumer that called it, between two run ids."""
-    query = (
-        sa.select(RunRow.pipeline, RunRow.consumer_id)
-        .where(
-            RunRow.environment_id == environment_id,
-            RunRow.id >= since,
-            RunRow.id < until,
-            RunRow.consumer_id.isnot(None),
-        )
-        .distinct()
-    )
-    return {(row[0], row[1]) for row in connection.execute(query) if row[1] is not None}
-
-
 def is_pipeline(connection: sa.Connection, identifier: str) -> bool:
     """Return whether an environment knows a pipeline, or there are runs of it."""
     environments = sa.select(EnvironmentRow.id)

@@ -1,107 +1,70 @@
-"""The consumers that called each pipeline in the last seven days, from the records of runs."""
+"""The consumers that called pipelines in the last seven days, from hourly and daily counts."""
 
 from __future__ import annotations
 
-import threading
-from collections import defaultdict
-from collections.abc import Collection, Iterable
-from contextlib import suppress
-from typing import Any
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
-from penstock.db import runs
+from penstock.contracts.csv_lines import csv_line
+from penstock.db import consumer_counts
+from penstock.db.consumer_counts import CallerRow, UsageFilter
 from penstock.db.engine import Engine, reading
-from penstock.db.tables import ConsumerRow
-from penstock.db.unit_of_work import RowReader
-from penstock.errors import PenstockError
-from penstock.runs.ids import first_id
 
-HOUR_S = 3600
-SETTLED_AFTER_S = 600  # no call of an hour is recorded after that
 DAYS = 7
+DAY_S = 86_400
+CSV_HEAD = ("pipeline", "consumer", "calls", "share", "last_call")
 
 
-Pairs = dict[str, frozenset[int]]  # consumers by pipeline
-NO_CONSUMERS: frozenset[int] = frozenset()
+@dataclass(frozen=True, slots=True)
+class PipelineCallers:
+    """The consumers of a pipeline with the most calls, the number of all, and of their calls.
 
-
-class Callers:
-    """Callers of pipelines, hour by hour.
-
-    A settled hour is read once in a process: a week can hold a million runs.
+    Rejected calls do not count.
     """
 
-    def __init__(self) -> None:
-        self._settled: dict[int, dict[int, Pairs]] = {}
-        self._together: dict[int, tuple[tuple[int, ...], Pairs]] = {}
-        self._lock = threading.Lock()
-
-    def of(
-        self, engine: Engine, environment_id: int, pipelines: Collection[str], now: float
-    ) -> dict[str, list[str]]:
-        """Return the names of the consumers that called each pipeline (id) in the last 7 days."""
-        with reading(engine) as connection:
-            with self._lock:
-                parts = self._known(connection, environment_id, now)
-            names = RowReader(connection).names_by_id(ConsumerRow)
-        return {
-            pipeline: sorted(
-                names[consumer]
-                for consumer in NO_CONSUMERS.union(
-                    *(part.get(pipeline, NO_CONSUMERS) for part in parts)
-                )
-                if consumer in names
-            )
-            for pipeline in pipelines
-        }
-
-    def get_ready(self, engine: Engine, environments: Iterable[int], now: float) -> None:
-        """Read the settled hours in a thread, where they were not read yet."""
-        missing = [identifier for identifier in environments if identifier not in self._settled]
-        if missing:
-            threading.Thread(
-                target=self._get_ready,
-                args=(engine, missing, now),
-                name="penstock-callers",
-                daemon=True,
-            ).start()
-
-    def _get_ready(self, engine: Engine, environments: Iterable[int], now: float) -> None:
-        with suppress(PenstockError):  # `of` reads them later, or raises
-            for identifier in environments:
-                self.of(engine, identifier, (), now)
-
-    def _known(self, connection: Any, environment_id: int, now: float) -> list[Pairs]:  # noqa: ANN401  a connection of db
-        """Return the callers of all settled hours together, and of each hour since."""
-        settled = self._settled.setdefault(environment_id, {})
-        last = int(now) // HOUR_S
-        hours = range(last - DAYS * 24, last + 1)
-        over = [hour for hour in hours if (hour + 1) * HOUR_S + SETTLED_AFTER_S < now]
-        for hour in settled.keys() - set(over):
-            del settled[hour]
-        for hour in over:
-            if hour not in settled:
-                settled[hour] = _read(connection, environment_id, hour)
-        together = self._together.get(environment_id)
-        if together is None or together[0] != tuple(over):
-            together = self._together[environment_id] = tuple(over), _joined(settled.values())
-        return [
-            together[1],
-            *(_read(connection, environment_id, hour) for hour in hours[len(over) :]),
-        ]
+    first: tuple[CallerRow, ...] = ()
+    number: int = 0
+    calls: int = 0
 
 
-def _joined(parts: Iterable[Pairs]) -> Pairs:
-    consumers_of: defaultdict[str, set[int]] = defaultdict(set)
-    for part in parts:
-        for pipeline, consumers in part.items():
-            consumers_of[pipeline] |= consumers
-    return {pipeline: frozenset(consumers) for pipeline, consumers in consumers_of.items()}
+NO_CALLERS = PipelineCallers()
 
 
-def _read(connection: Any, environment_id: int, hour: int) -> Pairs:  # noqa: ANN401  a connection of db
-    consumers_of: defaultdict[str, set[int]] = defaultdict(set)
-    for pipeline, consumer in runs.callers(
-        connection, environment_id, first_id(hour * HOUR_S), first_id((hour + 1) * HOUR_S)
-    ):
-        consumers_of[pipeline].add(consumer)
-    return {pipeline: frozenset(consumers) for pipeline, consumers in consumers_of.items()}
+def recent_callers(
+    engine: Engine, environment_id: int, pipelines: Collection[str], now: float, most: int
+) -> dict[str, PipelineCallers]:
+    """Return the callers of each pipeline (id), `most` of them with the most calls.
+
+    Raises DatabaseUnavailable.
+    """
+    found: dict[str, list[CallerRow]] = {}
+    for row in _rows(engine, environment_id, pipelines, now, most):
+        found.setdefault(row.pipeline, []).append(row)
+    return {
+        pipeline: PipelineCallers(tuple(rows), rows[0].number, rows[0].total)
+        for pipeline, rows in found.items()
+    }
+
+
+def callers_as_csv(
+    engine: Engine, environment_id: int, pipelines: Collection[str], now: float
+) -> Iterator[str]:
+    """Yield all callers of some pipelines as lines of CSV. `last_call` is its hour."""
+    yield csv_line(CSV_HEAD)
+    for row in _rows(engine, environment_id, pipelines, now, None):
+        share = f"{row.calls / row.total:.4f}"
+        last = f"{datetime.fromtimestamp(row.last, UTC):%Y-%m-%dT%H:%MZ}"
+        yield csv_line((row.pipeline, row.consumer, str(row.calls), share, last))
+
+
+def _rows(
+    engine: Engine, environment_id: int, pipelines: Collection[str], now: float, most: int | None
+) -> list[CallerRow]:
+    if not pipelines:  # an empty filter would choose all
+        return []
+    chosen = UsageFilter(
+        environment_id=environment_id, pipelines=tuple(pipelines), since=int(now) - DAYS * DAY_S
+    )
+    with reading(engine) as connection:
+        return consumer_counts.callers(connection, chosen, most)

@@ -9,9 +9,9 @@ from support.place import Place
 
 from penstock.access import consumers, policies
 from penstock.access.consumers import Associations
-from penstock.db import runs
-from penstock.runs.ids import first_id
-from penstock.runs.recent_callers import Callers
+from penstock.db import consumer_counts
+from penstock.db.consumer_counts import HOUR, CountKey
+from penstock.runs.recent_callers import callers_as_csv, recent_callers
 
 
 def test_consumers_are_paged_and_counted(place: Place) -> None:
@@ -71,47 +71,37 @@ def test_each_version_of_a_policy_says_what_it_replaced(place: Place) -> None:
     ] == [2]
 
 
-def test_who_called_is_remembered_for_seven_days(place: Place) -> None:
-    for name in ("acme", "bolt", "core"):
+def test_callers_of_seven_days_are_added_up_with_those_of_most_calls_first(place: Place) -> None:
+    names = ("acme", "bolt", "core")
+    for name in names:
         place.consumer(name)
     now = time.time()
 
-    def called(pipeline: str, consumer: int, hours_ago: float, number: int) -> None:
-        run = f"{first_id(now - hours_ago * 3600)[:18]}-8000-{number:012x}"
-        runs.record(
-            place.engine,
-            [
-                (
-                    run,
-                    1,
-                    pipeline,
-                    "1.0.0",
-                    "GET /",
-                    False,
-                    consumer,
-                    None,
-                    "succeeded",
-                    200,
-                    9,
-                    *[None] * 8,
-                )
-            ],
-            [],
-        )
+    def called(pipeline: str, consumer: str, calls: int, days_ago: float = 0, env: int = 1) -> None:
+        since = int(now - days_ago * 86_400) // HOUR * HOUR
+        outcome = "rejected" if consumer == "core" else "succeeded"
+        key = CountKey(since, names.index(consumer) + 1, "key", pipeline, outcome)
+        consumer_counts.add(place.engine, env, {key: calls})
 
-    called("v1/orders", 1, 0, 1)
-    called("v1/orders", 2, 5 * 24, 2)
-    called("v1/orders", 3, 170, 3)
-    called("v1/status", 2, 2, 4)
-    callers = Callers()
-    asked = ["v1/orders", "v1/status", "v1/stock"]
+    called("v1/orders", "acme", 10)
+    called("v1/orders", "acme", 20, days_ago=6.5)
+    called("v1/orders", "acme", 40, days_ago=8)
+    called("v1/orders", "bolt", 70, days_ago=3)
+    called("v1/orders", "core", 500)  # rejected
+    called("v1/status", "bolt", 1)
+    called("v1/orders", "bolt", 9, env=2)
+    asked = ["v1/orders", "v1/stock"]
 
-    assert callers.of(place.engine, 1, asked, now) == {
-        "v1/orders": ["acme", "bolt"],
-        "v1/status": ["bolt"],
-        "v1/stock": [],
-    }
-    called("v1/stock", 3, 0, 5)  # what is not over is read again
-    assert callers.of(place.engine, 1, asked, now)["v1/stock"] == ["core"]
-    assert callers.of(place.engine, 1, asked, now + 3 * 86_400)["v1/orders"] == ["acme"]
-    assert callers.of(place.engine, 2, asked, now)["v1/orders"] == []
+    found = recent_callers(place.engine, 1, asked, now, most=1)
+    lines = "".join(callers_as_csv(place.engine, 1, asked, now)).splitlines()
+
+    assert list(found) == ["v1/orders"]
+    orders = found["v1/orders"]
+    assert [(row.consumer, row.calls) for row in orders.first] == [("bolt", 70)]
+    assert (orders.number, orders.calls) == (2, 100)
+    assert [line.split(",")[:4] for line in lines] == [
+        ["pipeline", "consumer", "calls", "share"],
+        ["v1/orders", "bolt", "70", "0.7000"],
+        ["v1/orders", "acme", "30", "0.3000"],
+    ]
+    assert recent_callers(place.engine, 1, [], now, most=1) == {}
