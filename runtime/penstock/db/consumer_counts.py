@@ -355,15 +355,15 @@ def callers(connection: sa.Connection, chosen: UsageFilter, most: int | None) ->
         .group_by(counts.c.pipeline, counts.c.consumer_id)
         .subquery()
     )
-    together = {"partition_by": pairs.c.pipeline}
+    pipeline = pairs.c.pipeline
     place = sa.func.row_number().over(
-        **together, order_by=(pairs.c.calls.desc(), pairs.c.consumer_id)
+        partition_by=pipeline, order_by=(pairs.c.calls.desc(), pairs.c.consumer_id)
     )
     ranked = sa.select(
         pairs,
         place.label("place"),
-        sa.func.count().over(**together).label("number"),
-        sa.func.sum(pairs.c.calls).over(**together).label("total"),
+        sa.func.count().over(partition_by=pipeline).label("number"),
+        sa.func.sum(pairs.c.calls).over(partition_by=pipeline).label("total"),
     ).subquery()
     names = ("calls", "last", "number", "total")
     query = (
