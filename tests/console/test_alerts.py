@@ -87,7 +87,7 @@ def test_of_two_who_edit_a_rule_the_second_sees_the_first(runtime: Runtime) -> N
 
     assert saved.status_code == 303
     assert late.status_code == 409
-    assert "Another user saved this" in late.text
+    assert "Other values are saved than this form was opened with" in late.text
     assert (
         rules.find_rule(engine_of(runtime), "test", "keys-expire").settings.threshold == 7 * 86400
     )

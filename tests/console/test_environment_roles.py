@@ -115,11 +115,14 @@ def test_other_environments_stay_unknown(console: ConsoleApp) -> None:
         assert "of-test" not in main, path
         assert not re.search(r">\s*test\s*<", main), path
         assert not re.search(r"env=test|/e/test/", text), path
-    page = client.text("/consumers/acme")
+    tabs = ("activity", "access", "keys", "limits", "runs", "audit")
+    pages = {tab: client.text("/consumers/acme", tab=tab) for tab in tabs}
     events = client.text("/audit")
 
-    assert shown.id in page
-    assert hidden.id not in page
+    assert shown.id in pages["keys"]
+    for tab, page in pages.items():
+        assert hidden.id not in page, tab
+        assert not re.search(r"env=test|/e/test/|>\s*test\s*<", page[page.index("<main") :]), tab
     assert 'data-label="Environment">test<' not in events
     assert "user:created" not in re.sub(r"<select.*?</select>", "", events, flags=re.DOTALL)
     assert "of-test" not in client.get("/e/test/settings").text

@@ -20,6 +20,7 @@ ONE_SHOT = {
     "threads.py",
     "runs/timeouts.py",
     "server/supervisor.py",  # a reload: the hook for threads logs its exceptions
+    "server/worker_start.py",  # pages that are rendered again when users ask for them
 }
 
 

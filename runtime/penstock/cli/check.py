@@ -52,7 +52,7 @@ class _Result:
 
 def _check(context: Context, environment: str | None, form: str) -> int:
     name = context.environment(environment)
-    access, evaluated = evaluate(context, name)
+    access, evaluated = evaluate(context, name, whole=True)
     result = _Result(
         name,
         access,

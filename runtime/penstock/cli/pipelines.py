@@ -161,10 +161,15 @@ def _cursor(row: Mapping[str, object]) -> str:
     return f"{row['exposure']}:{row['name']}:{row['version']}:{row['plugin']}"
 
 
-def evaluate(context: Context, environment: str) -> tuple[Snapshot, list[Listed]]:
-    """Return an environment's access data, and the state of each pipeline on each listener."""
+def evaluate(
+    context: Context, environment: str, *, whole: bool = False
+) -> tuple[Snapshot, list[Listed]]:
+    """Return an environment's access data, and the state of each pipeline on each listener.
+
+    The data of consumers are among them with `whole` alone.
+    """
     access, evaluated = context.host.evaluator.evaluate_environment(
-        context.engine, environment, context.box
+        context.engine, environment, context.box, whole=whole
     )
     return access, exposures(evaluated.external, evaluated.internal, context.host.catalog.broken)
 

@@ -97,13 +97,14 @@ class CatalogEvaluator:
         return EvaluatedPipelines(closed, closed, self._view.evaluated.responses)
 
     def evaluate_environment(
-        self, engine: Engine, environment: str, box: SecretBox
+        self, engine: Engine, environment: str, box: SecretBox, *, whole: bool = False
     ) -> tuple[Snapshot, EvaluatedPipelines]:
         """Read an environment's access data, and evaluate every pipeline against it.
 
-        Pipelines are evaluated without consumers, so their data and their keys are not read.
+        Pipelines are evaluated without consumers. Their data and keys are read with `whole` alone,
+        for one who asks whether all access data can be read.
         """
-        access = Snapshot(environment, box, consumers=())
+        access = Snapshot(environment, box, consumers=None if whole else ())
         access.read(engine)
         evaluated = self.evaluate_all(access)
         for fault in evaluated.faults:

@@ -14,8 +14,8 @@ from support.place import ACTOR, Place, Server
 
 from penstock import Call, HttpTrigger, Pipeline, Rate, hookimpl, secret
 from penstock.access import by_name, consumers, limits, pipelines, variables
+from penstock.access.consumers import Associations
 from penstock.access.snapshot import Snapshot
-from penstock.console.consumers import Associations
 from penstock.contracts.call import Token
 from penstock.db import migrate
 from penstock.db.engine import Engine, open_engine, writing

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -86,9 +87,10 @@ def filled(
     else:
         server = request.getfixturevalue("postgres")
         template = request.getfixturevalue("upgraded_database")
+        name = f"plans{uuid.uuid4().hex}"  # another worker fills one of its own
         with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE plans TEMPLATE {template}")
-        url = f"{server}/plans"
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        url = f"{server}/{name}"
     place = Place.make(url, folder)
     names = fill(place, SIZE)
     call_totals.add_up(place.engine, 1, NOW - 7200)
