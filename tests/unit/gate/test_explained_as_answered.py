@@ -40,6 +40,7 @@ from penstock.access.presented_keys import keys_of
 from penstock.errors import UsageError
 from penstock.execution.explained_calls import DECIDED_BY_GATE, explain_call
 from penstock.execution.rejected_queries import find_rejected
+from penstock.gate import evaluation
 from penstock.gate.attempts import UNKNOWN_KEY, Attempt, PresentedKey, Token
 from penstock.gate.changes import Actor, Change, ChangeKind
 from penstock.gate.decisions import BAD_TOKEN, Decision, Examination
@@ -359,6 +360,13 @@ class World:
         consumers.associate(self.engine, "test", name, [pipeline], "test", self.offered)
         self.catch_up()
         return name
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for plugins on a busy machine too: one that is late closes gates for a moment."""
+    monkeypatch.setattr(evaluation, "MAX_LIVE_ROUND_S", 60.0)
+    monkeypatch.setattr(evaluation, "CLOSE_AFTER_S", 60.0)
 
 
 @pytest.fixture(scope="module")
