@@ -130,7 +130,7 @@ def rotate_key(
     """Create a key's successor; return it, and when the old key expires.
 
     `until` is a time from now or a moment; the old key never gets a longer life. Raises
-    UnknownName, and PenstockError where the old key has ended or was replaced already.
+    UnknownName, and PenstockError where the old key has ended, is disabled or was replaced.
     """
     now = datetime.now(UTC)
     action, where = audit.Action.KEY_ROTATED, _environment_of(engine, key_id)
@@ -160,9 +160,14 @@ def rotate_key(
 
 
 def _require_rotatable(rows: RowReader, key: ApiKeyRow, now: datetime) -> None:
-    """Raise PenstockError where a key has ended, or has a successor that is in use."""
+    """Raise PenstockError where a key has ended, is disabled, or has a successor in use."""
     if has_ended(key, now):
         raise PenstockError(f"key {key.id} has ended; create a new one with `penstock key create`")
+    if not key.enabled:
+        raise PenstockError(
+            f"key {key.id} is disabled, and its successor would not be; enable it first with"
+            f" `penstock key enable {key.id}`"
+        )
     if key.replaced_by is None:
         return
     successor = rows.find(ApiKeyRow, {ApiKeyRow.id: key.replaced_by})

@@ -47,8 +47,11 @@ def _named(subjects: Sequence[str]) -> str:
 
 
 def _interval(rule: Rule, now: datetime) -> call_sums.Intervals:
-    end = int(now.timestamp()) // MINUTE * MINUTE + MINUTE
-    start = end - rule.settings.window_s
+    moment = int(now.timestamp())
+    end = moment // MINUTE * MINUTE + MINUTE
+    # Calls are counted by minutes. The one in which the window begins belongs to it as a whole, or
+    # calls of a few seconds on both sides of a minute would be in no window of a minute together.
+    start = (moment - rule.settings.window_s) // MINUTE * MINUTE
     return call_sums.Intervals(rule.environment_id, start, end, MINUTE)
 
 

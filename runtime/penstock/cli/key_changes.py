@@ -28,7 +28,7 @@ FILTERS = (
     click.option("--consumer", metavar="NAME", help="Only keys of this consumer."),
     click.option("--unused", type=DURATION, help="Only keys without a call for this time: 90d."),
     click.option("--expiring", type=DURATION, help="Only keys that expire within this time: 14d."),
-    click.option("--never-used", is_flag=True, help="Only keys that were never used."),
+    click.option("--never-used", is_flag=True, help="Only keys without an accepted call."),
     click.option("--no-expiry", is_flag=True, help="Only keys that never expire."),
     click.option("--disabled-consumers", is_flag=True, help="Only keys of disabled consumers."),
 )

@@ -42,6 +42,7 @@ from penstock.cli import (
 )
 from penstock.cli.base import Context, login_name
 from penstock.contracts.extensions import Command
+from penstock.contracts.masks import masked
 from penstock.errors import CannotStart, PenstockError, UnknownName
 from penstock.plugins.guard import describe_exception
 from penstock.settings import Settings
@@ -176,10 +177,10 @@ def main() -> None:
             else ""
         )
         text = " ".join(error.format_message().split())  # click lists choices on lines of their own
-        click.echo(f"penstock: {text}{hint}", err=True)
+        click.echo(f"penstock: {masked(text)}{hint}", err=True)
         sys.exit(error.exit_code)
     except PenstockError as error:
-        click.echo(f"penstock: {error}", err=True)
+        click.echo(f"penstock: {masked(str(error))}", err=True)  # a key in place of its id, say
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.stderr.close()

@@ -47,6 +47,8 @@ class Explanation:
     def verdict(self) -> str:
         """Return what the gate decides, in a sentence."""
         where = f"{self.attempt.pipeline} in {self.decision.supposed.access.environment.name}"
+        if self.attempt.internal:
+            where += ", on the internal listener,"
         if self.decision.accepted:
             return f"{where} accepts this call"
         answer = f"{self.decision.http_status} {self.decision.problem}"

@@ -219,6 +219,17 @@ def test_a_revoked_key_can_be_neither_enabled_nor_rotated(place: Place) -> None:
         api_keys.rotate_key(place.engine, ACTOR, new_key.id, timedelta(days=1))
 
 
+def test_a_disabled_key_gets_no_successor_that_is_usable(place: Place) -> None:
+    place.consumer("acme")
+    new_key = place.key("acme")
+    api_keys.set_key_enabled(place.engine, ACTOR, new_key.id, enabled=False)
+
+    with pytest.raises(PenstockError, match="is disabled"):
+        api_keys.rotate_key(place.engine, ACTOR, new_key.id, timedelta(days=1))
+
+    assert [row.id for row in api_keys.list_keys(place.engine)] == [new_key.id]
+
+
 def test_new_pipelines_are_associated_with_the_consumers_that_ask_for_them(place: Place) -> None:
     place.consumer("eager")
     place.consumer("calm")

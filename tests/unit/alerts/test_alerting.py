@@ -322,7 +322,11 @@ def test_one_process_has_the_lease_until_it_gives_it_back(place: Place) -> None:
     assert leases.acquire(engine, LEASE, "one", 60)
 
 
-def test_rates_and_latency_fire_above_their_threshold_alone(place: Place) -> None:
+def test_rates_and_latency_fire_above_their_threshold_alone(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = clock.now()
+    monkeypatch.setattr(clock, "now", lambda: now)  # all counts are of one minute
     for name, kind in (
         ("errors", Kind.ERROR_RATE), ("slow", Kind.LATENCY), ("rejected", Kind.REJECTIONS),
     ):  # fmt: skip
@@ -347,6 +351,23 @@ def test_rates_and_latency_fire_above_their_threshold_alone(place: Place) -> Non
     assert set(above) == {"errors", "slow", "rejected"}
     assert above["errors"] == "7.41 % of 270 calls are server errors, most at v1/orders"
     assert above["rejected"] == "150 calls were rejected, most by invalid-api-key"
+
+
+def test_calls_on_both_sides_of_a_minute_are_in_one_window(place: Place) -> None:
+    settings = rules.RuleSettings.of(Kind.REJECTIONS)
+    held = replace(settings, hold_s=0, window_s=60, threshold=3)
+    changes.create_rule(place.engine, "oli", "test", "rejected", held, place.box)
+    count(place, "invalid-api-key", 4)
+    minute = int(clock.now()) // 60 * 60
+
+    def status(seconds: int) -> str | None:
+        evaluate(place.engine, datetime.fromtimestamp(minute + seconds, UTC))
+        (rule,) = [
+            rule for rule in rules.list_rules(place.engine, "test") if rule.name == "rejected"
+        ]
+        return rule.status
+
+    assert [status(seconds) for seconds in (62, 118, 121)] == ["firing", "firing", "ok"]
 
 
 def test_a_weaker_policy_fires_until_it_is_taken_back(place: Place) -> None:

@@ -252,6 +252,7 @@ def test_signing_keys_rotate_and_drop(shop: Place) -> None:
         (["pipeline", "disable", "odrers", "--env", "test"], 2, "did you mean 'orders'?"),
         (["env", "set", "test", "--token-lifetime", "2d"], 2, "at most 24h"),
         (["chekc"], 2, "did you mean 'check'?"),
+        (["key", "revoke", "pk_test_AbCdEfGhIjKlMnOpQrStUvWx012345"], 2, "no key is named '***'"),
         (["user", "create", "vic"], 2, "Choose from: viewer, operator, admin"),
     ],
 )
