@@ -457,7 +457,10 @@ def with_many(stack: ExitStack, folder: Path) -> None:
             for n in range(KEYS)
         )
         connection.executemany(
-            "INSERT INTO api_keys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", keys
+            "INSERT INTO api_keys (id, environment_id, consumer_id, digest, last_four, note, enabled,"
+            " created_at, expires_at, revoked_at, last_used_at, revision)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            keys,
         )
         pairs = (
             (2 + number % CONSUMERS, f"v1/pipe-{(number // CONSUMERS + number) % PIPELINES}")
