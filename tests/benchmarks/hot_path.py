@@ -457,8 +457,8 @@ def with_many(stack: ExitStack, folder: Path) -> None:
             for n in range(KEYS)
         )
         connection.executemany(
-            "INSERT INTO api_keys (id, environment_id, consumer_id, digest, last_four, note, enabled,"
-            " created_at, expires_at, revoked_at, last_used_at, revision)"
+            "INSERT INTO api_keys (id, environment_id, consumer_id, digest, last_four, note,"
+            " enabled, created_at, expires_at, revoked_at, last_used_at, revision)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             keys,
         )
